@@ -1,0 +1,2 @@
+//! Tollkeeper binary protocol.
+#![no_std]

@@ -1,0 +1,3 @@
+//! Tollkeeper: a rate-limiter daemon that keeps every published limit, exactly.
+
+pub mod engine;
