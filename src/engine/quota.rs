@@ -1,0 +1,146 @@
+//! The numbers of a limit. An impossible quota cannot be built.
+
+use core::fmt;
+
+use super::kinds::{Bucket, Fixed};
+use super::time::Nanos;
+
+/// The most units a quota may hold, and the largest cost of one check: 2^53, the integers that
+/// every JSON reader keeps exact.
+pub const UNITS_MAX: u64 = 1 << 53;
+
+/// The shortest window.
+pub const WINDOW_MIN: Nanos = Nanos::new(1_000_000);
+
+/// The longest window: a leap year.
+pub const WINDOW_MAX: Nanos = Nanos::from_secs(366 * 86_400);
+
+/// The kinds of limit. The numbers are part of keys, slots and logs: they never change meaning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Kind {
+    /// Token bucket, held as its GCRA theoretical arrival time.
+    Bucket = 1,
+    /// At most N in each window; windows follow one another without overlap.
+    Fixed = 2,
+}
+
+impl Kind {
+    /// The word a policy uses for this kind.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Bucket => "bucket",
+            Self::Fixed => "fixed",
+        }
+    }
+}
+
+/// Where a fixed window begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Align {
+    /// At whole multiples of its length in wall time since the epoch.
+    Clock = 1,
+    /// At a key's first charge after its last window ended.
+    First = 2,
+}
+
+/// The kind and numbers of one limit: what is promised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Quota {
+    /// At most `burst` at one instant, refilled at units per window.
+    Bucket(Bucket),
+    /// At most so many units in each window.
+    Fixed(Fixed),
+}
+
+impl Quota {
+    /// A token bucket that holds `burst` units and refills `units` per `window`.
+    ///
+    /// # Errors
+    /// A number outside its range: units and burst `1..=UNITS_MAX`, window
+    /// `WINDOW_MIN..=WINDOW_MAX`.
+    pub fn bucket(units: u64, window: Nanos, burst: u64) -> Result<Self, QuotaError> {
+        check_range("units", units, 1, UNITS_MAX)?;
+        check_range("burst", burst, 1, UNITS_MAX)?;
+        check_window(window)?;
+        Ok(Self::Bucket(Bucket::new(units, window, burst)))
+    }
+
+    /// At most `units` in each window of length `window`.
+    ///
+    /// # Errors
+    /// A number outside its range, as for [`Quota::bucket`].
+    pub fn fixed(units: u64, window: Nanos, align: Align) -> Result<Self, QuotaError> {
+        check_range("units", units, 1, UNITS_MAX)?;
+        check_window(window)?;
+        Ok(Self::Fixed(Fixed::new(units, window, align)))
+    }
+
+    /// Which kind this is.
+    pub const fn kind(&self) -> Kind {
+        match self {
+            Self::Bucket(_) => Kind::Bucket,
+            Self::Fixed(_) => Kind::Fixed,
+        }
+    }
+
+    /// The most units one check can ever take: a bucket's burst, else N. It is the number that
+    /// headers show as the limit.
+    pub const fn limit(&self) -> u64 {
+        match self {
+            Self::Bucket(bucket) => bucket.burst(),
+            Self::Fixed(fixed) => fixed.units(),
+        }
+    }
+}
+
+fn check_range(number: &'static str, found: u64, min: u64, max: u64) -> Result<(), QuotaError> {
+    if (min..=max).contains(&found) { Ok(()) } else { Err(QuotaError { number, found, min, max }) }
+}
+
+fn check_window(window: Nanos) -> Result<(), QuotaError> {
+    check_range("window_ns", window.get(), WINDOW_MIN.get(), WINDOW_MAX.get())
+}
+
+/// A quota that cannot be: which number, what was found, what is allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QuotaError {
+    /// `units`, `burst` or `window_ns`.
+    pub number: &'static str,
+    /// What was given.
+    pub found: u64,
+    /// The least allowed.
+    pub min: u64,
+    /// The most allowed.
+    pub max: u64,
+}
+
+impl fmt::Display for QuotaError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { number, found, min, max } = self;
+        write!(f, "{number} is {found}, allowed is {min} to {max}")
+    }
+}
+
+impl core::error::Error for QuotaError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_zero_or_too_large_number_cannot_be_built() {
+        let second = Nanos::from_secs(1);
+        let error = Quota::bucket(0, second, 1).unwrap_err();
+        assert_eq!((error.number, error.found, error.min), ("units", 0, 1));
+        assert_eq!(Quota::bucket(1, second, 0).unwrap_err().number, "burst");
+        assert_eq!(Quota::fixed(1, Nanos::ZERO, Align::Clock).unwrap_err().number, "window_ns");
+        let error = Quota::fixed(UNITS_MAX + 1, second, Align::First).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!("units is {}, allowed is 1 to {UNITS_MAX}", UNITS_MAX + 1)
+        );
+        assert!(Quota::bucket(1, WINDOW_MAX, UNITS_MAX).is_ok());
+    }
+}
