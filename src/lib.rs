@@ -1,3 +1,5 @@
 //! Tollkeeper: a rate-limiter daemon that keeps every published limit, exactly.
 
+extern crate alloc;
+
 pub mod engine;

@@ -133,6 +133,13 @@ pub enum Refusal {
     },
     /// Caller: one counter twice in a check, by different numbers.
     UnlikeQuotas,
+    /// Caller: a counter cannot be set above its limit.
+    UsedAboveLimit {
+        /// The units it was to be set to.
+        used: u64,
+        /// The most allowed.
+        limit: u64,
+    },
     /// Operator: the instance has run for longer than narrow counters can tell time.
     HorizonPassed,
 }
@@ -152,6 +159,9 @@ impl fmt::Display for Refusal {
                 super::command::CHARGES_MAX
             ),
             Self::UnlikeQuotas => write!(f, "one counter is charged twice by different numbers"),
+            Self::UsedAboveLimit { used, limit } => {
+                write!(f, "used is set to {used}, the limit allows {limit}")
+            }
             Self::HorizonPassed => write!(f, "the instance ran past its time horizon; restart it"),
         }
     }

@@ -17,3 +17,7 @@ pub mod key;
 pub mod command;
 
 pub mod decision;
+
+pub mod table;
+
+mod sync;

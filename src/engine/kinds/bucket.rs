@@ -86,10 +86,15 @@ impl Bucket {
     }
 
     pub(super) fn fill_wide(&self, cell: Cell, now: Now) -> Fill {
-        let [tat_ns, tat_ticks, ticks_per_ns, _] = cell;
-        let tat = u128::from(tat_ns) * u128::from(ticks_per_ns) + u128::from(tat_ticks);
-        let now_ticks = u128::from(now.time.as_nanos()) * u128::from(ticks_per_ns);
-        self.rescaled(tat.saturating_sub(now_ticks), ticks_per_ns)
+        let [tat_ns, tat_ns_high, tat_ticks, ticks_per_ns] = cell;
+        let tat_ns = (u128::from(tat_ns_high) << 64) | u128::from(tat_ns);
+        let ahead_ns = tat_ns.saturating_sub(u128::from(now.time.as_nanos()));
+        if ahead_ns == 0 {
+            // Full but for a part of the nanosecond that is now, or full.
+            let ticks = if tat_ns < u128::from(now.time.as_nanos()) { 0 } else { tat_ticks };
+            return self.rescaled(u128::from(ticks), ticks_per_ns);
+        }
+        self.rescaled(ahead_ns * u128::from(ticks_per_ns) + u128::from(tat_ticks), ticks_per_ns)
     }
 
     /// A backlog counted in other ticks, as it is after a change of numbers: the time at which
@@ -100,7 +105,9 @@ impl Bucket {
         }
         let (from, to) = (u128::from(ticks_per_ns), u128::from(self.ticks_per_ns));
         let (whole, part) = (backlog / from, backlog % from);
-        Fill::Bucket { backlog: whole * to + (part * to).div_ceil(from) }
+        // What does not fit here is 10^14 years or more: full later than any moment to come.
+        let backlog = whole.saturating_mul(to).saturating_add((part * to).div_ceil(from));
+        Fill::Bucket { backlog: backlog.min(1 << 120) }
     }
 
     #[inline]
@@ -115,10 +122,8 @@ impl Bucket {
     pub(super) fn wide(&self, backlog: u128, now: Now) -> Cell {
         let ticks_per_ns = u128::from(self.ticks_per_ns);
         let tat_ns = u128::from(now.time.as_nanos()) + backlog / ticks_per_ns;
-        // The span of a bucket can exceed the number line (2^53 units at one a year); such a
-        // counter is then full at its end, which is later than any moment that can come.
-        let tat_ns = u64::try_from(tat_ns).unwrap_or(u64::MAX);
-        [tat_ns, (backlog % ticks_per_ns) as u64, self.ticks_per_ns, 0]
+        let tat_ticks = (backlog % ticks_per_ns) as u64;
+        [tat_ns as u64, (tat_ns >> 64) as u64, tat_ticks, self.ticks_per_ns]
     }
 
     /// Ticks that `cost` units take to come back.
@@ -174,8 +179,8 @@ impl Bucket {
 
     /// Whether a wide counter is full again at `now`, whatever its numbers.
     pub(in crate::engine) fn wide_is_fresh(cell: Cell, now: Now) -> bool {
-        let [tat_ns, tat_ticks, ..] = cell;
-        (tat_ns, tat_ticks) <= (now.time.as_nanos(), 0)
+        let [tat_ns, tat_ns_high, tat_ticks, _] = cell;
+        (tat_ns_high, tat_ns, tat_ticks) <= (0, now.time.as_nanos(), 0)
     }
 }
 

@@ -12,6 +12,7 @@ mod bucket;
 mod fixed;
 
 pub use bucket::Bucket;
+pub(crate) use bucket::NARROW_HORIZON;
 pub use fixed::Fixed;
 
 use super::quota::Quota;

@@ -1,0 +1,190 @@
+//! One array of slots: where a shard's counters are, and how a key's slot is found in it.
+//!
+//! A slot once claimed stays claimed for the array's life, so a key's search path only ever grows
+//! longer, and all inserts of one key meet at the same vacant slot: a key has one slot, or none.
+
+use core::ops::Deref;
+
+use crate::engine::key::Key;
+use crate::engine::sync::epoch::{Atomic, Guard, Owned, Shared};
+use crate::engine::sync::{AtomicU32, Backoff, Ordering};
+
+use super::probe;
+use super::slot::{Meta, Slot, State, Word, fingerprint};
+
+pub(super) struct Array {
+    slots: Slots,
+    /// The array that this one's counters move to; null until it is full.
+    next: Atomic<Array>,
+    /// Slots that are no longer vacant.
+    pub(super) claimed: AtomicU32,
+    /// The first slot that no thread has yet taken upon itself to move.
+    pub(super) cursor: AtomicU32,
+    /// Slots that are moved, sealed or buried.
+    pub(super) retired: AtomicU32,
+}
+
+/// Where the search for a key in one array ended.
+pub(super) enum Located<'a> {
+    /// At its slot. The counter may be live, held, dead, moving or moved.
+    Found(&'a Slot),
+    /// At a vacant slot: the key has none, and this is where an insert must go.
+    Vacant(&'a Slot),
+    /// At a sealed slot: the key has none and can get none in this array.
+    Sealed,
+    /// Nowhere: every slot is another key's.
+    Full,
+}
+
+impl Array {
+    pub(super) fn new(slots: u32) -> Self {
+        Self {
+            slots: Slots::vacant(slots as usize),
+            next: Atomic::null(),
+            claimed: AtomicU32::new(0),
+            cursor: AtomicU32::new(0),
+            retired: AtomicU32::new(0),
+        }
+    }
+
+    pub(super) fn slots(&self) -> &[Slot] {
+        &self.slots
+    }
+
+    pub(super) fn len(&self) -> u32 {
+        self.slots.len() as u32
+    }
+
+    pub(super) fn next<'g>(&'g self, guard: &'g Guard) -> Option<&'g Array> {
+        // Acquire pairs with the release in `offer_next`: the array is seen whole.
+        // Safety: an array leaves its shard only after those before it in the chain, so the next
+        // one outlives this one, which the guard keeps.
+        unsafe { self.next.load(Ordering::Acquire, guard).as_ref() }
+    }
+
+    /// Sets the next array if there is none yet.
+    pub(super) fn offer_next(&self, next: Array, guard: &Guard) {
+        let (null, next) = (Shared::null(), Owned::new(next));
+        // A loser's array is dropped with the error.
+        drop(self.next.compare_exchange(null, next, Ordering::AcqRel, Ordering::Relaxed, guard));
+    }
+
+    pub(super) fn next_shared<'g>(&self, guard: &'g Guard) -> Shared<'g, Array> {
+        self.next.load(Ordering::Acquire, guard)
+    }
+
+    /// The slot at which the search for a key begins.
+    #[inline]
+    pub(super) fn home(&self, key: Key, shard_bits: u32) -> &Slot {
+        &self.slots[probe::home(key.high, self.len(), shard_bits)]
+    }
+
+    #[inline]
+    pub(super) fn locate(&self, key: Key, shard_bits: u32) -> Located<'_> {
+        let home = probe::home(key.high, self.len(), shard_bits);
+        let (before, from_home) = self.slots.split_at(home);
+        for slot in from_home.iter().chain(before) {
+            let meta = slot.meta();
+            if meta == Meta::VACANT {
+                return Located::Vacant(slot);
+            }
+            if meta == Meta::SEALED {
+                return Located::Sealed;
+            }
+            if meta.fingerprint() == fingerprint(key) && is_slot_of(slot, key) {
+                return Located::Found(slot);
+            }
+        }
+        Located::Full
+    }
+}
+
+/// Whether a claimed slot is this key's. An insert that has claimed it but not yet said for which
+/// key is given a moment and then overtaken: it finds its slot killed and starts over.
+fn is_slot_of(slot: &Slot, key: Key) -> bool {
+    let mut backoff = Backoff::new();
+    loop {
+        match slot.word().state() {
+            State::Unborn if backoff.is_long() => {
+                slot.swap(Word::UNBORN, Word::KILLED);
+            }
+            State::Unborn => backoff.wait(),
+            State::Killed => return false,
+            _ => return slot.key() == key,
+        }
+    }
+}
+
+#[cfg(table_model)]
+struct Slots(alloc::boxed::Box<[Slot]>);
+
+#[cfg(table_model)]
+impl Slots {
+    fn vacant(len: usize) -> Self {
+        Self((0..len).map(|_| Slot::vacant()).collect())
+    }
+}
+
+#[cfg(table_model)]
+impl Deref for Slots {
+    type Target = [Slot];
+
+    fn deref(&self) -> &[Slot] {
+        &self.0
+    }
+}
+
+/// Slots in memory that came zeroed, so that the pages of a large array are touched one by one as
+/// counters come, not all at once when the array is made.
+#[cfg(not(table_model))]
+struct Slots {
+    first: core::ptr::NonNull<Slot>,
+    len: usize,
+}
+
+#[cfg(not(table_model))]
+impl Slots {
+    fn layout(len: usize) -> core::alloc::Layout {
+        use core::alloc::Layout;
+        let slots = Layout::array::<Slot>(len).expect("a shard's slots fit the address space");
+        slots.align_to(64).expect("64 is a power of two")
+    }
+
+    fn vacant(len: usize) -> Self {
+        assert!(len > 0);
+        let layout = Self::layout(len);
+        // Safety: the layout has a size, since `len` is not zero.
+        let bytes = unsafe { alloc::alloc::alloc_zeroed(layout) };
+        let Some(first) = core::ptr::NonNull::new(bytes.cast()) else {
+            alloc::alloc::handle_alloc_error(layout)
+        };
+        Self { first, len }
+    }
+}
+
+#[cfg(not(table_model))]
+impl Deref for Slots {
+    type Target = [Slot];
+
+    #[inline]
+    fn deref(&self) -> &[Slot] {
+        // Safety: `vacant` allocated `len` slots here, zeroed, and zero is a valid value of every
+        // atomic in a slot; they live until drop.
+        unsafe { core::slice::from_raw_parts(self.first.as_ptr(), self.len) }
+    }
+}
+
+#[cfg(not(table_model))]
+impl Drop for Slots {
+    fn drop(&mut self) {
+        // Safety: allocated in `vacant` with this layout; slots have nothing to drop.
+        unsafe { alloc::alloc::dealloc(self.first.as_ptr().cast(), Self::layout(self.len)) }
+    }
+}
+
+// Safety: the pointer is to slots that this value owns, and slots are atomics.
+#[cfg(not(table_model))]
+unsafe impl Send for Slots {}
+// Safety: as above; all access through `&Slots` is atomic.
+#[cfg(not(table_model))]
+unsafe impl Sync for Slots {}

@@ -1,0 +1,137 @@
+//! How many counters there are, overall and of each limit, against their caps; and the lengths of
+//! the windows that slots refer to by number.
+
+use alloc::boxed::Box;
+
+use crate::engine::command::LimitId;
+use crate::engine::decision::Refusal;
+use crate::engine::sync::{AtomicU64, Ordering};
+use crate::engine::time::Nanos;
+
+use super::LIMITS_MAX;
+
+/// Live counters and their caps. A counter is counted before it comes and uncounted after it
+/// went, so a cap is never passed.
+pub(super) struct Counts {
+    all: Count,
+    limits: Box<[Count]>,
+}
+
+struct Count {
+    keys: AtomicU64,
+    keys_max: AtomicU64,
+}
+
+impl Count {
+    fn new(keys_max: u64) -> Self {
+        Self { keys: AtomicU64::new(0), keys_max: AtomicU64::new(keys_max) }
+    }
+
+    /// Counts one more, or says what the cap is.
+    fn add(&self) -> Result<(), u64> {
+        let keys_max = self.keys_max.load(Ordering::Relaxed);
+        if self.keys.fetch_add(1, Ordering::Relaxed) >= keys_max {
+            self.remove();
+            return Err(keys_max);
+        }
+        Ok(())
+    }
+
+    fn remove(&self) {
+        self.keys.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn keys(&self) -> u64 {
+        self.keys.load(Ordering::Relaxed)
+    }
+}
+
+impl Counts {
+    pub(super) fn new(keys_max: u64) -> Self {
+        let limits = if cfg!(table_model) { 4 } else { LIMITS_MAX };
+        Self {
+            all: Count::new(keys_max),
+            limits: (0..limits).map(|_| Count::new(u64::MAX)).collect(),
+        }
+    }
+
+    pub(super) fn cap(&self, limit: LimitId, keys_max: u64) {
+        self.limit(limit).keys_max.store(keys_max, Ordering::Relaxed);
+    }
+
+    pub(super) fn all(&self) -> u64 {
+        self.all.keys()
+    }
+
+    pub(super) fn keys_max(&self) -> u64 {
+        self.all.keys_max.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn of(&self, limit: LimitId) -> u64 {
+        self.limit(limit).keys()
+    }
+
+    pub(super) fn add(&self, limit: LimitId) -> Result<(), Refusal> {
+        if let Err(keys_max) = self.all.add() {
+            return Err(Refusal::TableFull { limit: None, keys_max });
+        }
+        if let Err(keys_max) = self.limit(limit).add() {
+            self.all.remove();
+            return Err(Refusal::TableFull { limit: Some(limit), keys_max });
+        }
+        Ok(())
+    }
+
+    pub(super) fn remove(&self, limit: LimitId) {
+        self.all.remove();
+        self.limit(limit).remove();
+    }
+
+    /// Limits past the most that can be counted apart are counted with the inline ones.
+    fn limit(&self, limit: LimitId) -> &Count {
+        self.limits.get(usize::from(limit.0)).unwrap_or(&self.limits[0])
+    }
+}
+
+/// Lengths of windows, numbered as they first occur, so that a slot can say in 16 bits when its
+/// counter is over. The list only grows; a length that finds no place makes its counters wide,
+/// and those say their length themselves.
+pub(super) struct Windows {
+    lengths: [AtomicU64; Self::MAX],
+}
+
+impl Windows {
+    #[cfg(not(table_model))]
+    const MAX: usize = 512;
+    #[cfg(table_model)]
+    const MAX: usize = 2;
+
+    pub(super) fn new() -> Self {
+        Self { lengths: core::array::from_fn(|_| AtomicU64::new(0)) }
+    }
+
+    /// The number of this length.
+    pub(super) fn number(&self, window: Nanos) -> Option<u16> {
+        let length = window.get();
+        for (number, place) in self.lengths.iter().enumerate() {
+            let found = match place.load(Ordering::Relaxed) {
+                0 => {
+                    match place.compare_exchange(0, length, Ordering::Relaxed, Ordering::Relaxed) {
+                        Ok(_) => length,
+                        Err(found) => found,
+                    }
+                }
+                found => found,
+            };
+            if found == length {
+                return Some(number as u16);
+            }
+        }
+        None
+    }
+
+    /// The length with this number, which `number` gave out.
+    pub(super) fn length(&self, number: u16) -> Nanos {
+        Nanos::new(self.lengths[usize::from(number)].load(Ordering::Relaxed))
+    }
+}

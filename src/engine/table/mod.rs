@@ -1,0 +1,183 @@
+//! The bucket table: every counter of an instance, in memory, shared by all threads.
+//!
+//! Keys are spread over shards by their hash; a shard is an open-addressing array of 32-byte
+//! slots that grows by itself. A check of one narrow counter is one compare-and-swap on the
+//! slot's state word and never waits for another thread, growth and sweeping included. A check of
+//! several counters, or of a wide one, *holds* their words in key order, decides, and writes them
+//! back; whoever meets a held word waits for it. ARCHITECTURE.md says why.
+//!
+//! Nothing is ever charged provisionally, so nothing is ever undone: undoing a charge on a word
+//! that others have advanced since would admit too much.
+
+// The one room of the engine with unsafe code: arrays that are freed behind readers, and prefetch.
+#![allow(unsafe_code)]
+
+mod array;
+mod cells;
+mod check;
+mod count;
+mod grow;
+mod probe;
+mod shard;
+mod slot;
+mod sweep;
+
+#[cfg(all(test, table_model))]
+mod loom;
+#[cfg(all(test, not(table_model)))]
+mod tests;
+
+use alloc::boxed::Box;
+
+use super::command::LimitId;
+use super::key::Key;
+use super::sync::epoch::{self, Guard};
+use super::time::Now;
+
+use count::{Counts, Windows};
+use shard::Shard;
+
+pub use sweep::{SweepCursor, Swept};
+
+/// Shards of a table of the default size; a power of two.
+const SHARDS_MAX: usize = 1024;
+
+/// Counters per shard that the number of shards aims at.
+const KEYS_PER_SHARD: u64 = 16_384;
+
+/// The most limits, inline ones counting as one, that a table counts and caps apart.
+pub const LIMITS_MAX: usize = 4096;
+
+/// All counters of an instance.
+pub struct Table {
+    shards: Box<[Shard]>,
+    shape: Shape,
+    counts: Counts,
+    windows: Windows,
+}
+
+/// How the table is cut up.
+#[derive(Clone, Copy, Debug)]
+struct Shape {
+    /// There are `1 << shard_bits` shards.
+    shard_bits: u32,
+    /// Fewest slots of an array.
+    slots_min: u32,
+}
+
+/// What the table holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// Counters that differ from fresh ones, as last swept.
+    pub keys: u64,
+    /// The most of them.
+    pub keys_max: u64,
+    /// Slots in the shards' arrays, vacant ones included.
+    pub slots: u64,
+    /// Bytes of those slots and of the wide cells.
+    pub bytes: u64,
+}
+
+/// The moment of a decision, and how to ask for a later one: what is decided after a wait is
+/// decided at the time after the wait.
+pub struct Stamp<F> {
+    now: Now,
+    read: F,
+}
+
+impl<F: FnMut() -> Now> Stamp<F> {
+    /// Stamps from `read`, beginning with its answer now.
+    pub fn new(mut read: F) -> Self {
+        Self { now: read(), read }
+    }
+
+    /// The moment last read.
+    #[inline]
+    pub fn now(&self) -> Now {
+        self.now
+    }
+
+    /// Reads a new moment, on neither scale before the last one.
+    fn renew(&mut self) -> Now {
+        let read = (self.read)();
+        self.now = Now { time: read.time.max(self.now.time), utc: read.utc.max(self.now.utc) };
+        self.now
+    }
+}
+
+/// A table in use by one thread. What is freed meanwhile is kept until the thread lets go, so it
+/// should be held for one batch of checks, not for long.
+pub struct Pinned<'t> {
+    table: &'t Table,
+    guard: Guard,
+}
+
+impl Table {
+    /// An empty table that holds at most `keys_max` counters.
+    pub fn new(keys_max: u64) -> Self {
+        let shards = keys_max.div_ceil(KEYS_PER_SHARD).clamp(1, SHARDS_MAX as u64) as usize;
+        Self::with_shape(keys_max, shards.next_power_of_two(), probe::SLOTS_MIN)
+    }
+
+    /// A table of `shards` shards, a power of two, whose arrays have at least `slots_min` slots.
+    fn with_shape(keys_max: u64, shards: usize, slots_min: u32) -> Self {
+        debug_assert!(shards.is_power_of_two());
+        let slots = |index| probe::slots_at_first(index, shards, slots_min);
+        Self {
+            shards: (0..shards).map(|index| Shard::new(slots(index))).collect(),
+            shape: Shape { shard_bits: shards.ilog2(), slots_min },
+            counts: Counts::new(keys_max),
+            windows: Windows::new(),
+        }
+    }
+
+    /// Lets counters of `limit` number at most `keys_max`. Without it only the overall cap holds.
+    pub fn limit_cap(&self, limit: LimitId, keys_max: u64) {
+        self.counts.cap(limit, keys_max);
+    }
+
+    /// Enters the table for a batch of checks.
+    #[inline]
+    pub fn pin(&self) -> Pinned<'_> {
+        Pinned { table: self, guard: epoch::pin() }
+    }
+
+    /// Counters of `limit` that differ from fresh ones, as last swept.
+    pub fn keys_of(&self, limit: LimitId) -> u64 {
+        self.counts.of(limit)
+    }
+
+    /// What the table holds.
+    pub fn usage(&self) -> Usage {
+        let guard = epoch::pin();
+        let slots = |shard: &Shard| u64::from(shard.array(&guard).len());
+        let (mut slots_all, mut bytes) = (0, 0);
+        for shard in &self.shards {
+            slots_all += slots(shard);
+            bytes += slots(shard) * size_of::<slot::Slot>() as u64 + shard.cells.bytes();
+        }
+        Usage { keys: self.counts.all(), keys_max: self.counts.keys_max(), slots: slots_all, bytes }
+    }
+
+    #[inline]
+    fn shard(&self, key: Key) -> &Shard {
+        &self.shards[probe::shard(key.high, self.shape.shard_bits)]
+    }
+}
+
+impl Pinned<'_> {
+    /// Begins to fetch the cache line at which a key's search will begin.
+    #[inline]
+    pub fn prefetch(&self, key: Key) {
+        let array = self.table.shard(key).array(&self.guard);
+        let slot: *const slot::Slot = array.home(key, self.table.shape.shard_bits);
+        #[cfg(all(target_arch = "x86_64", not(table_model)))]
+        // Safety: a prefetch is a hint; the instruction is part of every x86-64 processor.
+        unsafe {
+            use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            _mm_prefetch::<_MM_HINT_T0>(slot.cast());
+        }
+        #[cfg(not(all(target_arch = "x86_64", not(table_model))))]
+        let _ = slot;
+    }
+}

@@ -1,0 +1,251 @@
+//! One slot of the table, 32 bytes: the state word that all decisions compare and swap, what the
+//! slot is for, and its key.
+//!
+//! ```text
+//! state  63 HELD   62 MOVING   61 WIDE   60..0 value, or number of the wide cell
+//!        HELD and MOVING together: not a counter, see the values of [`Word`]
+//! meta   63..48 fingerprint   47..32 limit   31..16 window number   15..8 generation
+//!        7..4 snapshot tag   3..0 kind, never zero
+//! key    two words, written once between claim and publication
+//! ```
+//!
+//! Within one array a slot never changes its key, so a late compare-and-swap can fail but can
+//! never charge another key. What may happen to a state word:
+//!
+//! ```text
+//! UNBORN --publish--> live or HELD      live <--charge--> live       live <--hold, release--> HELD
+//! UNBORN --kill-----> KILLED            live --sweep----> DEAD --charge--> live
+//! live --move--> MOVING --> MOVED       DEAD --move-----> MOVED     KILLED --move--> BURIED
+//! ```
+
+use crate::engine::command::LimitId;
+use crate::engine::key::Key;
+use crate::engine::quota::Kind;
+use crate::engine::sync::{AtomicU64, Ordering};
+
+const HELD: u64 = 1 << 63;
+const MOVING: u64 = 1 << 62;
+const WIDE: u64 = 1 << 61;
+const SPECIAL: u64 = HELD | MOVING;
+
+/// What a live counter's word says: a narrow value, or the number of its wide cell. Zero is a
+/// fresh counter, which only a held slot can be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Payload(u64);
+
+impl Payload {
+    pub(super) const FRESH: Self = Self(0);
+
+    #[inline]
+    pub(super) const fn narrow(value: u64) -> Self {
+        debug_assert!(value < WIDE);
+        Self(value)
+    }
+
+    pub(super) const fn wide(cell: u32) -> Self {
+        Self(WIDE | cell as u64)
+    }
+
+    /// The number of the wide cell, if it is one.
+    #[inline]
+    pub(super) const fn cell(self) -> Option<u32> {
+        if self.0 & WIDE == 0 { None } else { Some(self.0 as u32) }
+    }
+
+    /// The narrow value; call only without a cell.
+    #[inline]
+    pub(super) const fn value(self) -> u64 {
+        self.0
+    }
+
+    #[inline]
+    pub(super) const fn is_fresh(self) -> bool {
+        self.0 == 0
+    }
+}
+
+/// The state word of a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Word(u64);
+
+impl Word {
+    /// Claimed by an insert that has not yet said which key; also a vacant slot's word.
+    pub(super) const UNBORN: Self = Self(0);
+    /// The counter equals a fresh one; the key may come back.
+    pub(super) const DEAD: Self = Self(SPECIAL | 1);
+    /// Moved to the next array.
+    pub(super) const MOVED: Self = Self(SPECIAL | 2);
+    /// An insert was overtaken before it said which key. The slot never has one.
+    pub(super) const KILLED: Self = Self(SPECIAL | 3);
+    /// Killed, and counted as retired by the move to the next array.
+    pub(super) const BURIED: Self = Self(SPECIAL | 4);
+
+    #[inline]
+    pub(super) const fn live(payload: Payload) -> Self {
+        debug_assert!(!payload.is_fresh());
+        Self(payload.0)
+    }
+
+    pub(super) const fn held(payload: Payload) -> Self {
+        Self(HELD | payload.0)
+    }
+
+    pub(super) const fn moving(payload: Payload) -> Self {
+        Self(MOVING | payload.0)
+    }
+
+    #[inline]
+    pub(super) fn state(self) -> State {
+        match self.0 & SPECIAL {
+            0 if self == Self::UNBORN => State::Unborn,
+            0 => State::Live(Payload(self.0)),
+            HELD => State::Held,
+            MOVING => State::Moving(Payload(self.0 & !MOVING)),
+            _ => match self {
+                Self::DEAD => State::Dead,
+                Self::MOVED => State::Moved,
+                _ => State::Killed,
+            },
+        }
+    }
+}
+
+/// A state word, read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    Unborn,
+    Live(Payload),
+    Held,
+    Moving(Payload),
+    Dead,
+    Moved,
+    Killed,
+}
+
+/// What a slot is for; written by its claim, never changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Meta(u64);
+
+impl Meta {
+    /// Nobody's yet.
+    pub(super) const VACANT: Self = Self(0);
+    /// Nobody's any more: the array is being moved, and the key must go to the next one.
+    pub(super) const SEALED: Self = Self(u64::MAX);
+
+    /// Window number of kinds that have none.
+    pub(super) const NO_WINDOW: u16 = 0;
+    /// Window number of a slot whose counter is always wide.
+    pub(super) const WINDOW_IN_CELL: u16 = u16::MAX;
+
+    pub(super) const fn new(key: Key, kind: Kind, limit: LimitId, window: u16) -> Self {
+        let fingerprint = fingerprint(key) as u64;
+        Self((fingerprint << 48) | ((limit.0 as u64) << 32) | ((window as u64) << 16) | kind as u64)
+    }
+
+    #[inline]
+    pub(super) const fn fingerprint(self) -> u16 {
+        (self.0 >> 48) as u16
+    }
+
+    pub(super) const fn limit(self) -> LimitId {
+        LimitId((self.0 >> 32) as u16)
+    }
+
+    /// Number of the window's length in the table's list of them.
+    pub(super) const fn window(self) -> u16 {
+        (self.0 >> 16) as u16
+    }
+
+    /// Whether the sweeper could judge a narrow counter here.
+    pub(super) const fn can_be_narrow(self) -> bool {
+        self.window() != Self::WINDOW_IN_CELL
+    }
+
+    pub(super) const fn kind(self) -> Kind {
+        match self.0 & 0xf {
+            1 => Kind::Bucket,
+            _ => Kind::Fixed,
+        }
+    }
+}
+
+/// Bits of the key that neither shard nor home slot are chosen by.
+#[inline]
+pub(super) const fn fingerprint(key: Key) -> u16 {
+    key.low as u16
+}
+
+/// Two slots share a cache line; none straddles one.
+#[repr(C, align(32))]
+pub(super) struct Slot {
+    state: AtomicU64,
+    meta: AtomicU64,
+    key_high: AtomicU64,
+    key_low: AtomicU64,
+}
+
+impl Slot {
+    #[cfg(table_model)]
+    pub(super) fn vacant() -> Self {
+        let zero = || AtomicU64::new(0);
+        Self { state: zero(), meta: zero(), key_high: zero(), key_low: zero() }
+    }
+
+    #[inline]
+    pub(super) fn meta(&self) -> Meta {
+        // Pairs with the release in `claim`: nothing else hangs on it, since the key is read only
+        // behind a published state word.
+        Meta(self.meta.load(Ordering::Relaxed))
+    }
+
+    #[inline]
+    pub(super) fn word(&self) -> Word {
+        // Acquire pairs with the release of `publish`, `swap` and `release`: whoever sees a
+        // counter sees its key and its wide cell.
+        Word(self.state.load(Ordering::Acquire))
+    }
+
+    /// The key of a slot whose word is neither unborn nor killed.
+    #[inline]
+    pub(super) fn key(&self) -> Key {
+        Key {
+            high: self.key_high.load(Ordering::Relaxed),
+            low: self.key_low.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Takes a vacant slot for an insert. The claim alone orders nothing.
+    pub(super) fn claim(&self, meta: Meta) -> bool {
+        self.replace_vacant(meta)
+    }
+
+    /// Makes a vacant slot unusable.
+    pub(super) fn seal(&self) -> bool {
+        self.replace_vacant(Meta::SEALED)
+    }
+
+    fn replace_vacant(&self, meta: Meta) -> bool {
+        let vacant = Meta::VACANT.0;
+        self.meta.compare_exchange(vacant, meta.0, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+
+    /// Says which key a claimed slot is for and what its counter is; false if it was killed.
+    pub(super) fn publish(&self, key: Key, word: Word) -> bool {
+        self.key_high.store(key.high, Ordering::Relaxed);
+        self.key_low.store(key.low, Ordering::Relaxed);
+        self.swap(Word::UNBORN, word)
+    }
+
+    /// Replaces the state word if it still is `from`. Release publishes what was written before
+    /// (key, wide cell) to the acquire in `word`; acquire takes over a cell from its last holder.
+    #[inline]
+    pub(super) fn swap(&self, from: Word, to: Word) -> bool {
+        self.state.compare_exchange(from.0, to.0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
+
+    /// Ends a hold. Nobody else writes a held word, so a store is enough.
+    pub(super) fn release(&self, to: Word) {
+        debug_assert!(matches!(self.word().state(), State::Held));
+        self.state.store(to.0, Ordering::Release);
+    }
+}
