@@ -4,7 +4,7 @@ use super::key::Key;
 use super::quota::Quota;
 
 /// The most charges in one check.
-pub const CHARGES_MAX: usize = 32;
+pub const CHARGES_MAX: usize = 64;
 
 /// Number of a limit within the table: whose counters are counted and capped together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -15,14 +15,15 @@ pub const WINDOW_MIN: Nanos = Nanos::new(1_000_000);
 /// The longest window: a leap year.
 pub const WINDOW_MAX: Nanos = Nanos::from_secs(366 * 86_400);
 
-/// The kinds of limit. The numbers are part of keys, slots and logs: they never change meaning.
+/// The kinds of limit. The numbers are part of keys, slots, logs and the wire
+/// protocol, which numbers the kinds to come as well: they never change meaning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum Kind {
     /// Token bucket, held as its GCRA theoretical arrival time.
     Bucket = 1,
     /// At most N in each window; windows follow one another without overlap.
-    Fixed = 2,
+    Fixed = 3,
 }
 
 impl Kind {

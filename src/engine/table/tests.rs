@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use proptest::prelude::*;
 
-use crate::engine::command::{Charge, LimitId};
+use crate::engine::command::{CHARGES_MAX, Charge, LimitId};
 use crate::engine::decision::{Reading, Refusal, Retry, Verdict};
 use crate::engine::key::{Key, KeySpace, Seed};
 use crate::engine::quota::{Align, Quota, UNITS_MAX, WINDOW_MAX};
@@ -415,8 +415,8 @@ fn a_key_twice_in_a_check_is_charged_for_both() {
     let other = Quota::fixed(6, Nanos::from_secs(60), Align::Clock).unwrap();
     let unlike = [twice[0], Charge { quota: other, ..twice[1] }];
     assert_eq!(check(&unlike), Err(Refusal::UnlikeQuotas));
-    let many = vec![twice[0]; 33];
-    assert_eq!(check(&many), Err(Refusal::TooManyCharges { found: 33 }));
+    let many = vec![twice[0]; CHARGES_MAX + 1];
+    assert_eq!(check(&many), Err(Refusal::TooManyCharges { found: CHARGES_MAX + 1 }));
 }
 
 #[test]

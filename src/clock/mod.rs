@@ -1,0 +1,73 @@
+//! TIME. Reads the operating system's clocks, in one file, and turns the readings into moments by
+//! rules that are pure.
+
+mod os;
+mod stamp;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::engine::time::{Now, Timestamp, UtcTime};
+
+pub use os::Os;
+pub use stamp::{Reading, Scale};
+
+/// The clock of an instance that decides by itself: cluster time is the time since it started.
+pub struct Clock {
+    scale: Mutex<Scale>,
+    /// Counts changes of the scale, so that readers need the lock only after one.
+    changes: AtomicU64,
+}
+
+/// One thread's view of a [`Clock`]. Reading it takes no lock but after a change of the scale.
+pub struct LocalClock {
+    clock: Arc<Clock>,
+    scale: Scale,
+    seen: u64,
+}
+
+impl Clock {
+    /// A clock that starts now.
+    pub fn start() -> Arc<Self> {
+        let scale = Mutex::new(Scale::start(Timestamp::from_nanos(1), Os::read()));
+        Arc::new(Self { scale, changes: AtomicU64::new(0) })
+    }
+
+    /// Steers wall time towards the operating system's. To be called about once a second; returns
+    /// how far, in nanoseconds, the system's wall clock is ahead of ours.
+    pub fn steer(&self) -> i64 {
+        let mut scale = self.scale.lock().unwrap_or_else(PoisonError::into_inner);
+        let ahead = scale.steer(Os::read());
+        self.changes.fetch_add(1, Ordering::Release);
+        ahead
+    }
+
+    /// The moment now.
+    pub fn now(&self) -> Now {
+        self.scale.lock().unwrap_or_else(PoisonError::into_inner).now(Os::raw())
+    }
+
+    /// A view for one thread.
+    pub fn local(self: &Arc<Self>) -> LocalClock {
+        let scale = *self.scale.lock().unwrap_or_else(PoisonError::into_inner);
+        LocalClock { clock: Arc::clone(self), scale, seen: u64::MAX }
+    }
+}
+
+impl LocalClock {
+    /// The moment now.
+    #[inline]
+    pub fn now(&mut self) -> Now {
+        let changes = self.clock.changes.load(Ordering::Acquire);
+        if changes != self.seen {
+            self.scale = *self.clock.scale.lock().unwrap_or_else(PoisonError::into_inner);
+            self.seen = changes;
+        }
+        self.scale.now(Os::raw())
+    }
+}
+
+/// Wall time as people write it, for the cases where no instance is running.
+pub fn wall_now() -> UtcTime {
+    UtcTime::from_nanos(Os::read().wall)
+}

@@ -1,0 +1,194 @@
+//! Where all doors ask: a request of a handle in, a decision out.
+//!
+//! A batch goes over the desk twice: first every request is resolved and its counters' cache
+//! lines are fetched, then every request is decided.
+
+use std::sync::Arc;
+
+use crate::engine::command::{Charge, LimitId};
+use crate::engine::decision::{Decision, Reading, Refusal, Verdict};
+use crate::engine::table::{Pinned, Stamp};
+use crate::engine::time::Now;
+use crate::metrics::cells::{Outcome, Worker};
+use crate::policy::{Handle, Request, ResolveError, Resolved, Scratch, Unavailable};
+
+use super::Instance;
+
+/// Whether a request is charged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Intent {
+    /// It is, if it is allowed.
+    Charge,
+    /// It only wants to know.
+    Peek,
+}
+
+/// One thread's buffers for the requests that it resolves and decides.
+pub struct Desk {
+    /// What all doors share.
+    pub instance: Arc<Instance>,
+    /// This thread's counts.
+    pub cells: Arc<Worker>,
+    /// Charges of the batch's requests, one after the other.
+    pub charges: Vec<Charge>,
+    /// For each charge of a handle the index of its limit there.
+    pub limits: Vec<u16>,
+    /// Readings of the request decided last.
+    pub readings: Vec<Reading>,
+    scratch: Scratch,
+}
+
+/// How a request of a handle was answered.
+#[derive(Clone, Copy, Debug)]
+pub enum Answered {
+    /// By a decision; the desk has its readings.
+    Decided(Decision),
+    /// By the limits' `when_unavailable`, which let it pass: no decision could be had.
+    FailedOpen(Problem),
+}
+
+/// Why a request got no decision. Nothing was charged.
+#[derive(Clone, Copy, Debug)]
+pub enum Problem {
+    /// What it said of itself does not fit the policy.
+    Resolve(ResolveError),
+    /// The engine refused.
+    Refused(Refusal),
+}
+
+impl Desk {
+    /// An empty desk for one thread.
+    pub fn new(instance: Arc<Instance>) -> Self {
+        let cells = instance.cells.worker();
+        Self {
+            instance,
+            cells,
+            charges: Vec::new(),
+            limits: Vec::new(),
+            readings: Vec::new(),
+            scratch: Scratch::default(),
+        }
+    }
+
+    /// Forgets the last batch.
+    pub fn clear(&mut self) {
+        self.charges.clear();
+        self.limits.clear();
+    }
+
+    /// Resolves a request into the batch's charges, and begins to fetch their counters.
+    ///
+    /// # Errors
+    /// See [`ResolveError`].
+    #[inline]
+    pub fn resolve(
+        &mut self,
+        pinned: &Pinned<'_>,
+        handle: &Handle,
+        request: &Request<'_>,
+    ) -> Result<Resolved, ResolveError> {
+        let resolved =
+            handle.resolve(request, &mut self.scratch, &mut self.charges, &mut self.limits)?;
+        for charge in &self.charges[resolved.charges()] {
+            pinned.prefetch(charge.key);
+        }
+        Ok(resolved)
+    }
+
+    /// Decides a resolved request and counts it.
+    ///
+    /// # Errors
+    /// The engine's refusal, if the limits do not say to let such requests pass.
+    #[inline]
+    pub fn decide<F: FnMut() -> Now>(
+        &mut self,
+        pinned: &Pinned<'_>,
+        api: usize,
+        handle: &Handle,
+        resolved: &Resolved,
+        intent: Intent,
+        stamp: &mut Stamp<F>,
+    ) -> Result<Answered, Problem> {
+        let charges = &self.charges[resolved.charges()];
+        let decided = match intent {
+            Intent::Charge => pinned.check(charges, stamp, &mut self.readings),
+            Intent::Peek => pinned.peek(charges, stamp, &mut self.readings),
+        };
+        match decided {
+            Ok(decision) => {
+                if intent == Intent::Charge {
+                    self.count(api, resolved, &decision);
+                }
+                Ok(Answered::Decided(decision))
+            }
+            Err(refusal) => self.refused(api, handle, resolved, refusal),
+        }
+    }
+
+    #[inline]
+    fn count(&self, api: usize, resolved: &Resolved, decision: &Decision) {
+        let outcome = match decision.verdict {
+            Verdict::Allow if resolved.unmatched => Outcome::Unmatched,
+            Verdict::Allow => Outcome::Allow,
+            Verdict::Deny => Outcome::Deny,
+        };
+        self.cells.check(api, outcome);
+        for (charge, reading) in self.charges[resolved.charges()].iter().zip(&self.readings) {
+            let cells = self.cells.limit(charge.limit.0);
+            if reading.fits { cells.allow.add(1) } else { cells.deny.add(1) }
+            if decision.verdict == Verdict::Allow {
+                cells.units.add(charge.cost);
+            }
+        }
+    }
+
+    #[cold]
+    fn refused(
+        &mut self,
+        api: usize,
+        handle: &Handle,
+        resolved: &Resolved,
+        refusal: Refusal,
+    ) -> Result<Answered, Problem> {
+        let limits = self.limits[resolved.limits()].iter();
+        let denies = limits
+            .filter_map(|&index| handle.limits().get(usize::from(index)))
+            .any(|limit| limit.when_unavailable == Unavailable::Deny);
+        self.cells.check(api, Outcome::Unavailable);
+        let problem = Problem::Refused(refusal);
+        if denies { Err(problem) } else { Ok(Answered::FailedOpen(problem)) }
+    }
+
+    /// Counts a request that was answered with an error.
+    #[cold]
+    pub fn count_error(&self, api: usize) {
+        self.cells.check(api, Outcome::Error);
+    }
+
+    /// Decides a request of inline limits, `charges` of the batch, and counts it.
+    ///
+    /// # Errors
+    /// The engine's refusal.
+    pub fn decide_inline<F: FnMut() -> Now>(
+        &mut self,
+        pinned: &Pinned<'_>,
+        charges: core::ops::Range<usize>,
+        intent: Intent,
+        stamp: &mut Stamp<F>,
+    ) -> Result<Decision, Refusal> {
+        let charges = &self.charges[charges];
+        let decision = match intent {
+            Intent::Charge => pinned.check(charges, stamp, &mut self.readings)?,
+            Intent::Peek => pinned.peek(charges, stamp, &mut self.readings)?,
+        };
+        if intent == Intent::Charge {
+            let cells = self.cells.limit(LimitId::INLINE.0);
+            let count = match decision.verdict {
+                Verdict::Allow => &cells.allow,
+                Verdict::Deny => &cells.deny,
+            };
+            count.add(1);
+        }
+        Ok(decision)
+    }
+}

@@ -1,0 +1,164 @@
+//! SOCKETS. One folder per way in. Each door turns its bytes into the same request, asks the same
+//! desk, and turns the answer back; none has rules of its own.
+
+pub mod binary;
+
+mod desk;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use arc_swap::ArcSwap;
+
+use crate::clock::Clock;
+use crate::engine::command::LimitId;
+use crate::engine::key::{KeySpace, Seed};
+use crate::engine::table::Table;
+use crate::engine::time::UtcTime;
+use crate::metrics::cells::Cells;
+use crate::policy::Policy;
+
+pub use desk::{Answered, Desk, Intent, Problem};
+
+/// The part of `--max-keys` that one limit may take if its policy says nothing, in percent: the
+/// keys of one API's attacker then leave room for the other limits.
+pub const LIMIT_KEYS_PERCENT: u64 = 80;
+
+/// What all doors share: the table, the policy in force, the clock and the counts.
+pub struct Instance {
+    /// Every counter.
+    pub table: Table,
+    /// The policy in force. A door takes it once for a batch of requests.
+    pub policy: ArcSwap<Loaded>,
+    /// Time.
+    pub clock: Arc<Clock>,
+    /// Counts.
+    pub cells: Arc<Cells>,
+    /// Another instance has other counters.
+    pub id: [u8; 16],
+    /// The spaces of inline limits' keys.
+    pub inline: InlineSpaces,
+    /// Open connections of the binary door.
+    pub connections: Connections,
+    draining: AtomicBool,
+}
+
+/// A policy in force, and where it came from.
+pub struct Loaded {
+    /// The policy.
+    pub policy: Policy,
+    /// A file, a directory, or the built-in example, for people.
+    pub origin: String,
+    /// When it was loaded.
+    pub loaded_at: UtcTime,
+    /// Names of its APIs; a place here is the API's number in the counts.
+    pub apis: Vec<String>,
+    /// For each handle, by number from 1, the number of its API.
+    api_of_handle: Vec<usize>,
+}
+
+impl Loaded {
+    /// A policy as it comes into force.
+    pub fn new(policy: Policy, origin: String, loaded_at: UtcTime) -> Self {
+        let apis: Vec<String> = policy.apis().map(str::to_owned).collect();
+        let api_of = |name: &str| apis.iter().position(|api| api == name).unwrap_or_default();
+        let api_of_handle = policy.handles().iter().map(|handle| api_of(handle.api())).collect();
+        Self { policy, origin, loaded_at, apis, api_of_handle }
+    }
+
+    /// The number of a handle's API in the counts.
+    pub fn api_of_handle(&self, number: u32) -> usize {
+        let index = (number as usize).checked_sub(1);
+        index.and_then(|index| self.api_of_handle.get(index)).copied().unwrap_or_default()
+    }
+}
+
+/// The spaces of inline limits' keys: apart from every policy's, so that no client can spoil a
+/// policy's counter.
+pub struct InlineSpaces {
+    /// Counters of buckets.
+    pub bucket: KeySpace,
+    /// Counters of fixed windows. Length and alignment are part of the key.
+    pub fixed: KeySpace,
+}
+
+impl InlineSpaces {
+    fn derive(seed: &Seed) -> Self {
+        let space = |kind: &str| KeySpace::derive(seed, [&b"inline"[..], kind.as_bytes()]);
+        Self { bucket: space("bucket"), fixed: space("fixed") }
+    }
+}
+
+/// Open connections of a door, against their maximum.
+pub struct Connections {
+    open: AtomicU64,
+    /// The most at one time.
+    pub max: u64,
+}
+
+/// One open connection; closes itself in the count.
+pub struct ConnectionGuard(Arc<Instance>);
+
+impl Drop for ConnectionGuard {
+    fn drop(&mut self) {
+        self.0.connections.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Instance {
+    /// An instance with an empty table under `policy`.
+    pub fn new(
+        keys_max: u64,
+        connections_max: u64,
+        id: [u8; 16],
+        seed: &Seed,
+        clock: Arc<Clock>,
+        policy: Loaded,
+    ) -> Arc<Self> {
+        let table = Table::new(keys_max);
+        cap_limits(&table, keys_max, &policy.policy);
+        Arc::new(Self {
+            table,
+            policy: ArcSwap::from_pointee(policy),
+            clock,
+            cells: Cells::new(),
+            id,
+            inline: InlineSpaces::derive(seed),
+            connections: Connections { open: AtomicU64::new(0), max: connections_max },
+            draining: AtomicBool::new(false),
+        })
+    }
+
+    /// Counts one more connection, unless there are too many.
+    pub fn connect(self: &Arc<Self>) -> Option<ConnectionGuard> {
+        let open = &self.connections.open;
+        if open.fetch_add(1, Ordering::Relaxed) >= self.connections.max {
+            open.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
+        Some(ConnectionGuard(Arc::clone(self)))
+    }
+
+    /// Open connections.
+    pub fn connections(&self) -> u64 {
+        self.connections.open.load(Ordering::Relaxed)
+    }
+
+    /// From now on no new work is taken.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+
+    /// Whether [`Instance::drain`] was called.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+}
+
+fn cap_limits(table: &Table, keys_max: u64, policy: &Policy) {
+    let share = (u128::from(keys_max) * u128::from(LIMIT_KEYS_PERCENT)).div_ceil(100) as u64;
+    table.limit_cap(LimitId::INLINE, share);
+    for limit in policy.limits() {
+        table.limit_cap(limit.id, limit.keys_max.unwrap_or(share));
+    }
+}

@@ -1,0 +1,193 @@
+//! Per-thread counts and histograms. A leaf: any shell may import it, it imports nothing of ours.
+//!
+//! Each worker thread owns its cells and is the only one to write them, so a count is a load and a
+//! store, not an atomic addition; the exporter sums over the workers at each scrape.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// The most APIs that are counted apart.
+pub const APIS_MAX: usize = 256;
+
+/// The most limits that are counted apart; limit 0 stands for all inline ones.
+pub const LIMITS_MAX: usize = 4096;
+
+/// Upper bounds of the duration buckets, in nanoseconds. One more bucket holds what is longer.
+pub const DURATION_BOUNDS: [u64; 16] = [
+    1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000,
+    5_000_000, 10_000_000, 25_000_000, 100_000_000, 1_000_000_000,
+];
+
+/// A count with one writer.
+#[derive(Default)]
+pub struct Cell(AtomicU64);
+
+impl Cell {
+    /// Adds `by`. Only the owning thread may call it.
+    #[inline]
+    pub fn add(&self, by: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(by), Ordering::Relaxed);
+    }
+
+    /// The count so far.
+    pub fn count(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What became of a check.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Outcome {
+    /// It passed.
+    Allow,
+    /// It was refused.
+    Deny,
+    /// It passed because no limit applied.
+    Unmatched,
+    /// It passed or was refused by `when_unavailable`, without a decision.
+    Unavailable,
+    /// It was answered with an error.
+    Error,
+}
+
+impl Outcome {
+    /// All outcomes, in the order of their cells.
+    pub const ALL: [Self; 5] =
+        [Self::Allow, Self::Deny, Self::Unmatched, Self::Unavailable, Self::Error];
+
+    /// The value of the metric's label.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Deny => "deny",
+            Self::Unmatched => "unmatched",
+            Self::Unavailable => "unavailable",
+            Self::Error => "error",
+        }
+    }
+}
+
+/// Cells of one limit.
+#[derive(Default)]
+pub struct LimitCells {
+    /// Checks that fitted this limit.
+    pub allow: Cell,
+    /// Checks that this limit refused.
+    pub deny: Cell,
+    /// Units charged.
+    pub units: Cell,
+}
+
+/// The cells of one worker thread.
+pub struct Worker {
+    checks: Box<[[Cell; Outcome::ALL.len()]]>,
+    limits: Box<[LimitCells]>,
+    durations: [Cell; DURATION_BOUNDS.len() + 1],
+    /// Sum of the durations in nanoseconds.
+    pub duration_sum: Cell,
+    /// Frames or requests answered.
+    pub requests: Cell,
+    /// Requests answered with an error.
+    pub errors: Cell,
+    /// Connections closed for breaking the protocol or a deadline.
+    pub connections_dropped: Cell,
+}
+
+impl Worker {
+    fn new() -> Self {
+        Self {
+            checks: (0..APIS_MAX).map(|_| Default::default()).collect(),
+            limits: (0..LIMITS_MAX).map(|_| LimitCells::default()).collect(),
+            durations: Default::default(),
+            duration_sum: Cell::default(),
+            requests: Cell::default(),
+            errors: Cell::default(),
+            connections_dropped: Cell::default(),
+        }
+    }
+
+    /// Counts one check of an API.
+    #[inline]
+    pub fn check(&self, api: usize, outcome: Outcome) {
+        self.checks[api.min(APIS_MAX - 1)][outcome as usize].add(1);
+    }
+
+    /// The cells of a limit, by its number.
+    #[inline]
+    pub fn limit(&self, limit: u16) -> &LimitCells {
+        &self.limits[usize::from(limit).min(LIMITS_MAX - 1)]
+    }
+
+    /// Counts `requests` that took `nanos` together, each as long as the whole batch: that is how
+    /// long its caller waited.
+    pub fn duration(&self, nanos: u64, requests: u64) {
+        let bucket = DURATION_BOUNDS.partition_point(|&bound| bound < nanos);
+        self.durations[bucket].add(requests);
+        self.duration_sum.add(nanos.saturating_mul(requests));
+    }
+}
+
+/// The cells of all worker threads.
+#[derive(Default)]
+pub struct Cells {
+    workers: Mutex<Vec<Arc<Worker>>>,
+}
+
+impl Cells {
+    /// No workers yet.
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self::default())
+    }
+
+    /// Cells for one more worker thread.
+    pub fn worker(&self) -> Arc<Worker> {
+        let worker = Arc::new(Worker::new());
+        self.workers.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&worker));
+        worker
+    }
+
+    /// A sum over all workers.
+    pub fn sum(&self, of: impl Fn(&Worker) -> &Cell) -> u64 {
+        let workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
+        workers.iter().map(|worker| of(worker).count()).fold(0, u64::wrapping_add)
+    }
+
+    /// Checks of an API with this outcome.
+    pub fn checks(&self, api: usize, outcome: Outcome) -> u64 {
+        self.sum(|worker| &worker.checks[api.min(APIS_MAX - 1)][outcome as usize])
+    }
+
+    /// Requests in each duration bucket; the last is for those above all bounds.
+    pub fn durations(&self) -> [u64; DURATION_BOUNDS.len() + 1] {
+        core::array::from_fn(|bucket| self.sum(|worker| &worker.durations[bucket]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_go_over_all_workers() {
+        let cells = Cells::new();
+        let (one, two) = (cells.worker(), cells.worker());
+        one.check(3, Outcome::Deny);
+        two.check(3, Outcome::Deny);
+        two.limit(7).units.add(5);
+        assert_eq!(cells.checks(3, Outcome::Deny), 2);
+        assert_eq!(cells.checks(3, Outcome::Allow), 0);
+        assert_eq!(cells.sum(|worker| &worker.limit(7).units), 5);
+    }
+
+    #[test]
+    fn a_duration_counts_in_the_bucket_that_holds_it() {
+        let cells = Cells::new();
+        let worker = cells.worker();
+        worker.duration(1_000, 2);
+        worker.duration(1_001, 1);
+        worker.duration(u64::MAX, 1);
+        let durations = cells.durations();
+        assert_eq!((durations[0], durations[1], durations[16]), (2, 1, 1));
+    }
+}
