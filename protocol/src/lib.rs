@@ -1,4 +1,4 @@
-//! Tollkeeper's binary protocol: values to bytes and back.
+#![doc = include_str!("../SPEC.md")]
 #![no_std]
 #![forbid(unsafe_code)]
 

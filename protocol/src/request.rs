@@ -327,17 +327,17 @@ fn read_costs<'a>(reader: &mut Reader<'a>, count: usize) -> Result<List<'a, u64>
     }
     let mut walk = *reader;
     for _ in 0..count {
-        read_cost(&mut walk)?;
+        read_cost(&mut walk, "cost")?;
     }
     reader.list(count)
 }
 
 #[inline]
-fn read_cost(reader: &mut Reader<'_>) -> Result<u64, DecodeError> {
+fn read_cost(reader: &mut Reader<'_>, field: &'static str) -> Result<u64, DecodeError> {
     let at = *reader;
-    let cost = reader.u64("cost")?;
+    let cost = reader.u64(field)?;
     if cost > COST_MAX {
-        return Err(at.out_of_range(Code::BadCost, "cost", cost, 0, COST_MAX));
+        return Err(at.out_of_range(Code::BadCost, field, cost, 0, COST_MAX));
     }
     Ok(cost)
 }
@@ -386,7 +386,7 @@ pub struct InlineLimit<'a> {
 impl<'a> Element<'a> for InlineLimit<'a> {
     #[inline]
     fn read(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
-        let cost = read_cost(reader)?;
+        let cost = read_cost(reader, "cost")?;
         let units = read_ranged(reader, "units", UNITS_MIN, UNITS_MAX)?;
         let window_nanos = read_ranged(reader, "window", WINDOW_NANOS_MIN, WINDOW_NANOS_MAX)?;
         let burst_at = *reader;
@@ -538,7 +538,7 @@ impl<'a> Set<'a> {
         let handle = reader.u32("handle")?;
         let presence = reader.u32("presence")?;
         let layout = reader.u64("layout")?;
-        let used = read_cost(&mut reader)?;
+        let used = read_cost(&mut reader, "used")?;
         let limit = reader.u16("limit")?;
         let values = reader.sparse(u64::from(presence), "value", VALUE_BYTES_MAX)?;
         reader.finish()?;

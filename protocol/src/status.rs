@@ -208,12 +208,12 @@ impl Code {
         !matches!(self, Self::UnknownOutcome | Self::Internal)
     }
 
-    /// No decision could be had through no fault of the request: the handle's `when_unavailable`
-    /// applies.
+    /// No decision could be had, and the handle's `when_unavailable` says what to do.
     pub const fn is_unavailable(self) -> bool {
         matches!(
             self,
-            Self::DeadlineExceeded
+            Self::BadAttribute
+                | Self::DeadlineExceeded
                 | Self::UnknownOutcome
                 | Self::TableFull
                 | Self::Overloaded
