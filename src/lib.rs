@@ -3,3 +3,5 @@
 extern crate alloc;
 
 pub mod engine;
+
+pub mod policy;

@@ -1,0 +1,239 @@
+//! What a caller prepares: an API or one of its classes, as flat tables with everything resolved.
+//!
+//! A handle says by name what a check brings (slots, meters) and what it gets back (limits,
+//! headers), so that checks themselves carry positions only.
+
+use std::sync::Arc;
+
+use crate::engine::command::LimitId;
+use crate::engine::key::KeySpace;
+use crate::engine::quota::{Kind, Quota};
+
+use super::answer::Answers;
+use super::route::{Router, Sets};
+
+/// An API or a class, prepared.
+#[derive(Clone)]
+pub struct Handle {
+    pub(super) number: u32,
+    pub(super) layout: u64,
+    pub(super) api: Box<str>,
+    pub(super) class: Option<Box<str>>,
+    pub(super) slots: Box<[Slot]>,
+    pub(super) meters: Box<[Box<str>]>,
+    pub(super) limits: Box<[Limit]>,
+    pub(super) when_unavailable: Unavailable,
+    pub(super) denial_status: u16,
+    pub(super) denial_headers: Box<[(Box<str>, Box<str>)]>,
+    /// `None` for a class: its caller has routed already.
+    pub(super) router: Option<Router>,
+    pub(super) answers: Arc<Answers>,
+    /// For each attribute of the API its slot here.
+    pub(super) attribute_slots: Box<[Option<u16>]>,
+    /// For each limit of the API its index here.
+    pub(super) limit_indexes: Box<[Option<u16>]>,
+}
+
+/// One value that a check brings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Slot {
+    /// Name of the attribute.
+    pub name: Box<str>,
+    /// What it is read for.
+    pub slot_use: SlotUse,
+    /// Whether some limit cannot be decided without it.
+    pub required: bool,
+}
+
+/// What an attribute is read for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SlotUse {
+    /// It picks the limits that apply: `method` and `path`.
+    Route,
+    /// It is part of a key.
+    Key,
+    /// It is only shown in headers or body.
+    Text,
+}
+
+impl SlotUse {
+    /// The word for it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Route => "route",
+            Self::Key => "key",
+            Self::Text => "text",
+        }
+    }
+}
+
+/// Whether a limit is in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Mode {
+    /// It is.
+    Enforce,
+    /// It is known and explained, but never charged.
+    Off,
+}
+
+impl Mode {
+    /// The word a policy uses for it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Enforce => "enforce",
+            Self::Off => "off",
+        }
+    }
+}
+
+/// What to answer for a limit that cannot be decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Unavailable {
+    /// Let the request pass.
+    Allow,
+    /// Deny it. Among several limits this one wins.
+    Deny,
+}
+
+impl Unavailable {
+    /// The word a policy uses for it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Deny => "deny",
+        }
+    }
+}
+
+/// A limit, each window by itself.
+#[derive(Clone)]
+pub struct Limit {
+    /// Name of the limit.
+    pub name: Box<str>,
+    /// Name of the window; empty for a bucket.
+    pub window: Box<str>,
+    /// Its numbers.
+    pub quota: Quota,
+    /// Whose counters the table counts together.
+    pub id: LimitId,
+    /// Whether it is in force.
+    pub mode: Mode,
+    /// HTTP status of a denial on which it binds.
+    pub status: u16,
+    /// What to answer if it cannot be decided.
+    pub when_unavailable: Unavailable,
+    /// Index in [`Handle::meters`] of what it charges.
+    pub meter: u16,
+    /// Units charged for one unit of the meter.
+    pub cost: u64,
+    /// Indexes in [`Handle::slots`] of the attributes that make its key.
+    pub per: Box<[u16]>,
+    /// Whether a request without one of the attributes opts out of the limit.
+    pub skip_missing: bool,
+    pub(super) space: KeySpace,
+    /// Sets of routes of which the request must be in one; `None` is any request.
+    pub(super) on: Option<Sets>,
+    /// Sets of routes of which the request must be in none.
+    pub(super) except: Sets,
+}
+
+impl Limit {
+    /// Which kind of limit it is.
+    pub const fn kind(&self) -> Kind {
+        self.quota.kind()
+    }
+}
+
+impl core::fmt::Debug for Limit {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let Self { name, window, quota, id, mode, .. } = self;
+        f.debug_struct("Limit")
+            .field("name", name)
+            .field("window", window)
+            .field("quota", quota)
+            .field("id", id)
+            .field("mode", mode)
+            .finish_non_exhaustive()
+    }
+}
+
+impl core::fmt::Debug for Handle {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Handle")
+            .field("number", &self.number)
+            .field("api", &self.api)
+            .field("class", &self.class)
+            .field("slots", &self.slots)
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Handle {
+    /// Its number within the policy, from 1.
+    pub fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// A hash of everything that a caller addresses by position: where it is the same, so are
+    /// slots, meters, limits and headers.
+    pub fn layout(&self) -> u64 {
+        self.layout
+    }
+
+    /// Name of the API.
+    pub fn api(&self) -> &str {
+        &self.api
+    }
+
+    /// Name of the class; `None` for the API's own handle, which routes.
+    pub fn class(&self) -> Option<&str> {
+        self.class.as_deref()
+    }
+
+    /// What a check brings, in the order in which it does. An API's own handle begins with
+    /// `method` and `path`.
+    pub fn slots(&self) -> &[Slot] {
+        &self.slots
+    }
+
+    /// The slot of an attribute.
+    pub fn slot(&self, attribute: &str) -> Option<usize> {
+        self.slots.iter().position(|slot| *slot.name == *attribute)
+    }
+
+    /// What a check may carry costs for.
+    pub fn meters(&self) -> &[Box<str>] {
+        &self.meters
+    }
+
+    /// The index of a meter.
+    pub fn meter(&self, name: &str) -> Option<usize> {
+        self.meters.iter().position(|meter| **meter == *name)
+    }
+
+    /// All limits that may apply, by name and window.
+    pub fn limits(&self) -> &[Limit] {
+        &self.limits
+    }
+
+    /// Names of the headers of an answer, in the order of their values.
+    pub fn header_names(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.answers.header_names()
+    }
+
+    /// What to answer if nothing can be decided.
+    pub fn when_unavailable(&self) -> Unavailable {
+        self.when_unavailable
+    }
+
+    /// HTTP status of a denial that no limit had a part in.
+    pub fn denial_status(&self) -> u16 {
+        self.denial_status
+    }
+
+    /// Headers of such a denial: those whose values never change.
+    pub fn denial_headers(&self) -> &[(Box<str>, Box<str>)] {
+        &self.denial_headers
+    }
+}

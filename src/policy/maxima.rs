@@ -1,0 +1,57 @@
+//! Every maximum of a policy and of the requests it meets, with its number.
+
+use crate::engine::command::CHARGES_MAX;
+
+/// Bytes of one policy text.
+pub const POLICY_BYTES_MAX: usize = 1 << 20;
+
+/// Limits of a whole policy, each window counted by itself. The table counts inline ones beside them.
+pub const LIMITS_MAX: usize = crate::engine::table::LIMITS_MAX - 1;
+
+/// Handles of a whole policy: one for each API and one for each of its classes.
+pub const HANDLES_MAX: usize = 4096;
+
+/// Bytes of a name: of an API, a class, a limit, an attribute, a meter.
+pub const NAME_BYTES_MAX: usize = 64;
+
+/// Segments of one route.
+pub const ROUTE_SEGMENTS_MAX: usize = 64;
+
+/// Attributes that make one key.
+pub const KEY_ATTRIBUTES_MAX: usize = 16;
+
+/// Slots of one handle. The wire keeps one presence bit for each.
+pub const SLOTS_MAX: usize = 32;
+
+/// Limits of one handle, each window counted by itself.
+pub const HANDLE_LIMITS_MAX: usize = 512;
+
+/// Meters of one handle.
+pub const METERS_MAX: usize = 8;
+
+/// Headers of one handle.
+pub const HEADERS_MAX: usize = 64;
+
+/// Bytes of one rendered header value; a longer one is cut.
+pub const HEADER_VALUE_BYTES_MAX: usize = 1024;
+
+/// Bytes of one rendered body, whatever the request says.
+pub const BODY_BYTES_MAX: usize = 64 * 1024;
+
+/// Bytes of one attribute value.
+pub const VALUE_BYTES_MAX: usize = 1024;
+
+/// Bytes of a request's path, query included.
+pub const PATH_BYTES_MAX: usize = 8192;
+
+/// Problems that one load reports; a text that has more is not the text that was meant.
+pub const ERRORS_MAX: usize = 100;
+
+/// Checks that the steps of one test may ask for.
+pub const TEST_CHECKS_MAX: u64 = 1_000_000;
+
+const _: () = {
+    assert!(KEY_ATTRIBUTES_MAX <= SLOTS_MAX);
+    assert!(LIMITS_MAX < u16::MAX as usize);
+    assert!(CHARGES_MAX < u16::MAX as usize);
+};

@@ -1,0 +1,152 @@
+//! MEANING. Text becomes typed policy, typed policy flat tables; a request becomes a resolved
+//! check; a decision becomes headers and a body.
+//!
+//! Owns the policy language (`LANGUAGE.md` beside this file is its reference). It reads no file,
+//! clock or random number, logs nothing and awaits nothing: text comes in, and no text, request or
+//! decision makes it panic. It decides nothing; that is the engine's.
+//!
+//! A caller compiles sources with [`Policy::compile`], picks a [`Handle`], and for each request
+//! calls [`Handle::resolve`], asks the engine, and calls [`Handle::render`] if it wants the answer
+//! in HTTP's terms.
+
+pub mod maxima;
+
+mod error;
+mod tree;
+
+mod quota_text;
+
+mod route;
+
+mod moment;
+
+mod field;
+
+mod template;
+
+mod presets;
+
+mod parse;
+
+mod fingerprint;
+
+mod compile;
+
+mod handle;
+
+mod resolve;
+
+mod answer;
+
+mod script;
+
+mod describe;
+
+pub use answer::Rendered;
+pub use error::{LoadError, LoadErrors};
+pub use handle::{Handle, Limit, Mode, Slot, SlotUse, Unavailable};
+pub use resolve::{Found, Request, ResolveError, Resolved, Scratch};
+pub use script::{Failure, Test, TestOutcome, TestReport, render_report};
+
+use crate::engine::command::LimitId;
+use crate::engine::key::Seed;
+use crate::engine::quota::Kind;
+
+/// One text of a policy.
+#[derive(Clone, Copy, Debug)]
+pub struct Source<'a> {
+    /// How errors call it: a path, as the operator gave it.
+    pub name: &'a str,
+    /// TOML.
+    pub text: &'a str,
+}
+
+/// The policy that is in force where none is given: the example `media`.
+pub const BUILT_IN: Source<'static> =
+    Source { name: "media", text: include_str!("../../examples/policies/media.toml") };
+
+/// A compiled policy: what all its sources say, as flat tables.
+#[derive(Debug)]
+pub struct Policy {
+    version: u64,
+    /// In the order of their numbers, which begin at 1: each API, followed by its classes.
+    handles: Vec<Handle>,
+    /// In the order of their numbers, which begin at 1.
+    limits: Vec<LimitInfo>,
+    tests: Vec<Test>,
+}
+
+/// A limit as the table and metrics know it, each window by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LimitInfo {
+    /// Its number in this policy.
+    pub id: LimitId,
+    /// Name of its API.
+    pub api: Box<str>,
+    /// Its name.
+    pub name: Box<str>,
+    /// Name of the window; empty for a bucket.
+    pub window: Box<str>,
+    /// Which kind it is.
+    pub kind: Kind,
+    /// Whether it is in force.
+    pub mode: Mode,
+    /// Most counters it may have; `None`: only the table's own cap holds.
+    pub keys_max: Option<u64>,
+}
+
+impl Policy {
+    /// Compiles all `sources` into one policy. Keys derive from `seed`.
+    ///
+    /// # Errors
+    /// All that is wrong with the sources.
+    pub fn compile(sources: &[Source<'_>], seed: &Seed) -> Result<Self, LoadErrors> {
+        compile::compile(sources, seed)
+    }
+
+    /// A hash of the texts, the same on every machine; never 0.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Every handle, in the order of their numbers.
+    pub fn handles(&self) -> &[Handle] {
+        &self.handles
+    }
+
+    /// The handle of that number.
+    #[inline]
+    pub fn handle(&self, number: u32) -> Option<&Handle> {
+        self.handles.get((number as usize).checked_sub(1)?)
+    }
+
+    /// The handle of an API, or of one of its classes.
+    pub fn handle_of(&self, api: &str, class: Option<&str>) -> Option<&Handle> {
+        self.handles.iter().find(|handle| handle.api() == api && handle.class() == class)
+    }
+
+    /// Names of the APIs.
+    pub fn apis(&self) -> impl Iterator<Item = &str> {
+        self.handles.iter().filter(|handle| handle.class().is_none()).map(Handle::api)
+    }
+
+    /// Names of the classes of an API.
+    pub fn classes<'a>(&'a self, api: &'a str) -> impl Iterator<Item = &'a str> {
+        self.handles.iter().filter(move |handle| handle.api() == api).filter_map(Handle::class)
+    }
+
+    /// Every limit, in the order of their numbers.
+    pub fn limits(&self) -> &[LimitInfo] {
+        &self.limits
+    }
+
+    /// The limit of that number; `None` for inline limits, too.
+    pub fn limit(&self, id: LimitId) -> Option<&LimitInfo> {
+        self.limits.get(usize::from(id.0).checked_sub(1)?)
+    }
+
+    /// The tests that the sources contain.
+    pub fn tests(&self) -> &[Test] {
+        &self.tests
+    }
+}
