@@ -5,3 +5,9 @@ extern crate alloc;
 pub mod engine;
 
 pub mod policy;
+
+pub mod clock;
+
+pub mod metrics;
+
+pub mod doors;

@@ -135,7 +135,11 @@ impl Desk {
         self.cells.check(api, outcome);
         for (charge, reading) in self.charges[resolved.charges()].iter().zip(&self.readings) {
             let cells = self.cells.limit(charge.limit.0);
-            if reading.fits { cells.allow.add(1) } else { cells.deny.add(1) }
+            if reading.fits {
+                cells.allow.add(1)
+            } else {
+                cells.deny.add(1)
+            }
             if decision.verdict == Verdict::Allow {
                 cells.units.add(charge.cost);
             }

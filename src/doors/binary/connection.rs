@@ -1,0 +1,265 @@
+//! One connection: moves bytes between a socket and its [`Session`], and keeps to the deadlines.
+//! No rule of rate limiting is here.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tollkeeper_protocol::limits::{
+    FRAME_MILLIS_MAX, HANDSHAKE_MILLIS_MAX, IDLE_MILLIS_MAX, STALL_MILLIS_MAX,
+};
+use tollkeeper_protocol::status::Code;
+
+use crate::engine::table::Stamp;
+use crate::engine::time::{Nanos, Timestamp};
+
+use super::session::Session;
+use super::worker::State;
+
+/// From GOAWAY to the server's last word: what crossed the GOAWAY is still refused in words.
+const LINGER: Duration = Duration::from_millis(100);
+
+/// What a connection waits for, and until when. The worker looks at all of them now and then, so
+/// that no read or write needs a timer of its own.
+pub(super) struct Watch {
+    deadline_at: Cell<Timestamp>,
+    awaits: Cell<Awaits>,
+    expired: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Awaits {
+    Hello,
+    Frame,
+    RestOfFrame,
+    Reader,
+    Goodbye,
+}
+
+impl Watch {
+    pub(super) fn new(now: Timestamp) -> Rc<Self> {
+        let watch = Self {
+            deadline_at: Cell::new(now),
+            awaits: Cell::new(Awaits::Hello),
+            expired: Cell::new(false),
+            waker: RefCell::new(None),
+        };
+        watch.set(Awaits::Hello, now);
+        Rc::new(watch)
+    }
+
+    fn set(&self, awaits: Awaits, now: Timestamp) {
+        let millis = match awaits {
+            Awaits::Hello => HANDSHAKE_MILLIS_MAX,
+            Awaits::Frame => IDLE_MILLIS_MAX,
+            Awaits::RestOfFrame => FRAME_MILLIS_MAX,
+            Awaits::Reader => STALL_MILLIS_MAX,
+            Awaits::Goodbye => LINGER.as_millis() as u64,
+        };
+        self.awaits.set(awaits);
+        self.deadline_at.set(now.after(Nanos::new(millis * 1_000_000)));
+    }
+
+    /// Waits for something; the deadline stays if the wait for it goes on.
+    fn wait_for(&self, awaits: Awaits, now: Timestamp) {
+        if self.awaits.get() != awaits {
+            self.set(awaits, now);
+        }
+    }
+
+    /// Wakes the connection if its deadline has passed.
+    pub(super) fn look(&self, now: Timestamp) {
+        if self.deadline_at.get() <= now {
+            self.expired.set(true);
+            self.wake();
+        }
+    }
+
+    /// Wakes the connection.
+    pub(super) fn wake(&self) {
+        if let Some(waker) = self.waker.borrow().as_ref() {
+            waker.wake_by_ref();
+        }
+    }
+
+    fn remember(&self, context: &Context<'_>) {
+        let mut waker = self.waker.borrow_mut();
+        if !waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
+            *waker = Some(context.waker().clone());
+        }
+    }
+}
+
+/// A connection with what it has read and not yet understood, and written and not yet sent.
+struct Connection {
+    stream: TcpStream,
+    session: Session,
+    watch: Rc<Watch>,
+    state: Rc<RefCell<State>>,
+    /// The front of a frame whose rest has not come, or whole frames whose turn has not come.
+    unread: Vec<u8>,
+    /// Whether `unread` may hold whole frames.
+    more: bool,
+    unsent: Vec<u8>,
+    sent: usize,
+    closes: bool,
+}
+
+/// Serves a connection until either side closes it.
+pub(super) async fn run(stream: TcpStream, watch: Rc<Watch>, state: Rc<RefCell<State>>) {
+    let mut connection = Connection {
+        stream,
+        session: Session::default(),
+        watch,
+        state,
+        unread: Vec::new(),
+        more: false,
+        unsent: Vec::new(),
+        sent: 0,
+        closes: false,
+    };
+    // A broken socket ends a connection like a closed one: there is nobody to tell.
+    let _ = poll_fn(|context| connection.poll(context)).await;
+}
+
+impl Connection {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let polled = self.poll_bytes(context);
+        if polled.is_pending() {
+            self.watch.remember(context);
+        }
+        polled
+    }
+
+    fn poll_bytes(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            if self.watch.expired.replace(false) && !self.closes {
+                self.expire();
+            }
+            if self.sent < self.unsent.len() {
+                ready!(self.poll_unsent(context))?;
+            }
+            if self.closes {
+                return Pin::new(&mut self.stream).poll_shutdown(context);
+            }
+            ready!(self.poll_answer(context))?;
+        }
+    }
+
+    /// Says what took too long, and closes.
+    fn expire(&mut self) {
+        let state = Rc::clone(&self.state);
+        state.borrow().desk.cells.connections_dropped.add(1);
+        let reason = match self.watch.awaits.get() {
+            Awaits::Hello => "HELLO did not come in time",
+            Awaits::Frame => "no frame came for too long",
+            Awaits::RestOfFrame => "a frame was begun and not ended in time",
+            Awaits::Reader | Awaits::Goodbye => {
+                // It takes nothing, or was told already.
+                self.unsent.clear();
+                self.sent = 0;
+                self.closes = true;
+                return;
+            }
+        };
+        self.session.close(Code::TimedOut, reason, &mut self.unsent);
+        self.closes = true;
+    }
+
+    /// Writes what is left of earlier answers.
+    fn poll_unsent(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.sent < self.unsent.len() {
+            let rest = &self.unsent[self.sent..];
+            let Poll::Ready(sent) = Pin::new(&mut self.stream).poll_write(context, rest)? else {
+                let now = self.state.borrow_mut().clock.now().time;
+                self.watch.wait_for(Awaits::Reader, now);
+                return Poll::Pending;
+            };
+            self.sent += sent;
+            let now = self.state.borrow_mut().clock.now().time;
+            self.watch.set(Awaits::Reader, now);
+        }
+        // Buffers that a slow reader made grow are not kept.
+        self.unsent = Vec::new();
+        self.sent = 0;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Reads once, answers what is whole, and writes as much as the socket takes.
+    fn poll_answer(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let state = Rc::clone(&self.state);
+        let state = &mut *state.borrow_mut();
+        state.out.clear();
+        if state.desk.instance.is_draining() && self.watch.awaits.get() != Awaits::Goodbye {
+            self.session.leave(state.grace_millis(), &mut state.out);
+            let now = state.clock.now().time;
+            self.watch.set(Awaits::Goodbye, now);
+            return Poll::Ready(self.write(&mut state.out));
+        }
+        let kept = self.unread.len();
+        state.input[..kept].copy_from_slice(&self.unread);
+        let mut arrived = kept;
+        if !self.more {
+            let mut buffer = ReadBuf::new(&mut state.input[kept..]);
+            ready!(Pin::new(&mut self.stream).poll_read(context, &mut buffer))?;
+            arrived += buffer.filled().len();
+            if arrived == kept {
+                self.closes = true;
+                return Poll::Ready(Ok(()));
+            }
+        }
+        let clock = &mut state.clock;
+        let mut stamp = Stamp::new(|| clock.now());
+        let began_at = stamp.now().time;
+        let progress = self.session.handle_bytes(
+            &mut state.desk,
+            &mut state.buffers,
+            &mut stamp,
+            &state.input[..arrived],
+            &mut state.out,
+        );
+        let ended_at = state.clock.now().time;
+        let took = ended_at.since(began_at).get();
+        state.desk.cells.duration(took, progress.frames as u64);
+        self.unread.clear();
+        self.unread.extend_from_slice(&state.input[progress.consumed..arrived]);
+        self.more = progress.more;
+        self.closes |= progress.closes;
+        if self.watch.awaits.get() != Awaits::Goodbye {
+            match (self.session.is_open(), self.unread.is_empty()) {
+                (false, _) => self.watch.wait_for(Awaits::Hello, ended_at),
+                (true, true) => self.watch.set(Awaits::Frame, ended_at),
+                // A frame's time runs from its first byte, but frames that wait here for their
+                // turn have come in time.
+                (true, false) if progress.consumed > 0 || self.more => {
+                    self.watch.set(Awaits::RestOfFrame, ended_at);
+                }
+                (true, false) => self.watch.wait_for(Awaits::RestOfFrame, ended_at),
+            }
+        }
+        Poll::Ready(self.write(&mut state.out))
+    }
+
+    /// Writes what the socket takes at once and keeps the rest.
+    fn write(&mut self, out: &mut Vec<u8>) -> io::Result<()> {
+        if out.is_empty() {
+            return Ok(());
+        }
+        let sent = match self.stream.try_write(out) {
+            Ok(sent) => sent,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(error) => return Err(error),
+        };
+        if sent < out.len() {
+            self.unsent.extend_from_slice(&out[sent..]);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,212 @@
+//! Between the engine's and policy's values and the wire's.
+
+use tollkeeper_protocol::request::{InlineLimit, InlineQuota};
+use tollkeeper_protocol::response::{LimitInfo, LimitNumbers, NO_TIME, Slot, StaticHeader, Terse};
+use tollkeeper_protocol::response::{Prepared, Witness};
+use tollkeeper_protocol::status::{self, Code};
+use tollkeeper_protocol::{Capabilities, EncodeError, Envelope, Op};
+
+use crate::doors::InlineSpaces;
+use crate::engine::command::{Charge, LimitId};
+use crate::engine::decision::{Decision, Reading, Refusal, Retry, Verdict};
+use crate::engine::quota::{Align, Kind, Quota, QuotaError};
+use crate::engine::time::{Nanos, Now};
+use crate::policy::{Handle, Mode, ResolveError, SlotUse, Unavailable};
+
+/// Status of the one built-in principal: everything that version 1 has.
+pub(super) const CAPABILITIES: Capabilities = Capabilities(
+    Capabilities::CHECK.0 | Capabilities::PEEK.0 | Capabilities::INLINE.0 | Capabilities::ADJUST.0,
+);
+
+pub(super) fn verdict(verdict: Verdict) -> status::Decision {
+    match verdict {
+        Verdict::Allow => status::Decision::Allow,
+        Verdict::Deny => status::Decision::Deny,
+    }
+}
+
+pub(super) fn retry(retry: Retry) -> status::Retry {
+    match retry {
+        Retry::Now => status::Retry::None,
+        Retry::After(span) => status::Retry::After(span.get()),
+        Retry::Never => status::Retry::Never,
+    }
+}
+
+/// Standalone, nothing is logged: index and position are zero.
+pub(super) fn witness(policy_version: u64, now: Now) -> Witness {
+    Witness { policy_version, log_index: 0, position: 0, cluster_nanos: now.time.as_nanos() }
+}
+
+/// The part that every answer has. `limits` are the wire's indexes of the readings' limits.
+#[inline]
+pub(super) fn terse(
+    decision: &Decision,
+    readings: &[Reading],
+    index_of: impl Fn(usize) -> Option<u16>,
+    policy_version: u64,
+) -> Terse {
+    let binding = decision.binding;
+    let denied = decision.verdict == Verdict::Deny;
+    let wait = match binding.and_then(|binding| readings.get(binding)) {
+        Some(reading) if denied => retry(reading.retry()),
+        _ => status::Retry::None,
+    };
+    Terse {
+        decision: verdict(decision.verdict),
+        unmatched: false,
+        failed_open: false,
+        binding: binding.and_then(index_of),
+        retry: wait,
+        witness: witness(policy_version, decision.now),
+    }
+}
+
+pub(super) fn numbers(index: u16, reading: &Reading) -> LimitNumbers {
+    LimitNumbers {
+        index,
+        verdict: if reading.fits { status::Decision::Allow } else { status::Decision::Deny },
+        shadow: false,
+        retry: retry(reading.retry()),
+        limit: reading.limit(),
+        remaining: reading.remaining(),
+        next_nanos: reading.next_after().map_or(0, Nanos::get),
+        full_nanos: reading.full_after().get().min(NO_TIME - 1),
+    }
+}
+
+/// An inline limit as a charge. The wire's ranges are the engine's, so a number that the codec let
+/// pass is a quota.
+pub(super) fn charge(
+    spaces: &InlineSpaces,
+    inline: &InlineLimit<'_>,
+) -> Result<Charge, QuotaError> {
+    let InlineLimit { cost, quota, key } = *inline;
+    let (quota, key) = match quota {
+        InlineQuota::Bucket { units, window_nanos, burst } => {
+            let quota = Quota::bucket(units, Nanos::new(window_nanos), burst)?;
+            (quota, spaces.bucket.key([key]))
+        }
+        InlineQuota::Fixed { units, window_nanos, align } => {
+            let align = match align {
+                status::Align::Clock => Align::Clock,
+                status::Align::First => Align::First,
+            };
+            let quota = Quota::fixed(units, Nanos::new(window_nanos), align)?;
+            let parts = [&window_nanos.to_le_bytes()[..], &[align as u8], key];
+            (quota, spaces.fixed.key(parts))
+        }
+    };
+    Ok(Charge { key, quota, cost, limit: LimitId::INLINE })
+}
+
+fn kind(kind: Kind) -> status::Kind {
+    match kind {
+        Kind::Bucket => status::Kind::Bucket,
+        Kind::Fixed => status::Kind::Fixed,
+    }
+}
+
+fn when_unavailable(unavailable: Unavailable) -> status::WhenUnavailable {
+    match unavailable {
+        Unavailable::Allow => status::WhenUnavailable::Allow,
+        Unavailable::Deny => status::WhenUnavailable::Deny,
+    }
+}
+
+/// The answer to PREPARE, given to `encode`.
+pub(super) fn with_prepared<R>(
+    handle: &Handle,
+    policy_version: u64,
+    encode: impl FnOnce(&Prepared<'_>) -> R,
+) -> R {
+    let slots: Vec<_> = handle
+        .slots()
+        .iter()
+        .map(|slot| Slot {
+            usage: match slot.slot_use {
+                SlotUse::Route => status::SlotUse::Route,
+                SlotUse::Key => status::SlotUse::Key,
+                SlotUse::Text => status::SlotUse::Text,
+            },
+            required: slot.required,
+            name: &slot.name,
+        })
+        .collect();
+    let meters: Vec<&str> = handle.meters().iter().map(|meter| &**meter).collect();
+    let limits: Vec<_> = handle
+        .limits()
+        .iter()
+        .map(|limit| LimitInfo {
+            kind: kind(limit.kind()),
+            mode: match limit.mode {
+                Mode::Enforce => status::Mode::Enforce,
+                Mode::Off => status::Mode::Off,
+            },
+            limit: limit.quota.limit(),
+            name: &limit.name,
+            window: &limit.window,
+        })
+        .collect();
+    let headers: Vec<&str> = handle.header_names().collect();
+    let static_headers: Vec<_> = handle
+        .denial_headers()
+        .iter()
+        .map(|(name, value)| StaticHeader { name, value: value.as_bytes() })
+        .collect();
+    encode(&Prepared {
+        handle: handle.number(),
+        when_unavailable: when_unavailable(handle.when_unavailable()),
+        denied_status: handle.denial_status(),
+        layout: handle.layout(),
+        policy_version,
+        api: handle.api(),
+        class: handle.class().unwrap_or_default(),
+        slots: slots[..].into(),
+        meters: meters[..].into(),
+        limits: limits[..].into(),
+        headers: headers[..].into(),
+        static_headers: static_headers[..].into(),
+    })
+}
+
+/// The answer to PREPARE as a frame.
+pub(super) fn encode_prepared(
+    handle: &Handle,
+    policy_version: u64,
+    envelope: Envelope,
+    out: &mut Vec<u8>,
+) -> Result<(), EncodeError> {
+    with_prepared(handle, policy_version, |prepared| prepared.encode(envelope, out))
+}
+
+pub(super) fn refusal_code(refusal: Refusal) -> Code {
+    match refusal {
+        Refusal::TableFull { .. } => Code::TableFull,
+        Refusal::TooManyCharges { .. } => Code::TooManyItems,
+        Refusal::UnlikeQuotas => Code::BadLimit,
+        Refusal::UsedAboveLimit { .. } => Code::BadCost,
+        Refusal::HorizonPassed => Code::Internal,
+    }
+}
+
+pub(super) fn resolve_code(error: &ResolveError) -> Code {
+    match error {
+        ResolveError::BadAttribute { .. } => Code::BadAttribute,
+        ResolveError::CostTooLarge { .. } => Code::BadCost,
+        ResolveError::TooManyLimits { .. } => Code::TooManyItems,
+    }
+}
+
+/// The capability that a request takes beyond being let in.
+pub(super) fn capability(op: Op) -> Capabilities {
+    match op {
+        Op::CHECK => Capabilities::CHECK,
+        Op::PEEK => Capabilities::PEEK,
+        Op::CHECK_INLINE => Capabilities::CHECK.union(Capabilities::INLINE),
+        Op::PEEK_INLINE => Capabilities::PEEK.union(Capabilities::INLINE),
+        Op::SET => Capabilities::ADJUST,
+        Op::SET_INLINE => Capabilities::ADJUST.union(Capabilities::INLINE),
+        _ => Capabilities(0),
+    }
+}
