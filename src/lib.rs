@@ -11,3 +11,9 @@ pub mod clock;
 pub mod metrics;
 
 pub mod doors;
+
+pub mod config;
+
+pub mod node;
+
+pub mod cli;

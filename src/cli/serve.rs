@@ -1,0 +1,100 @@
+//! `tollkeeper serve`: the daemon.
+
+use std::io::{IsTerminal, Write};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+
+use crate::config::{self, Config, Raw};
+use crate::node;
+
+/// Answers checks until SIGTERM or SIGINT, then drains: clients are told to go, what they have
+/// asked is answered, and the process exits 0 within 4 seconds. A second signal exits at once.
+///
+/// Without arguments it serves the built-in example policy on loopback addresses.
+#[derive(Args)]
+pub(super) struct Serve {
+    /// Config file (TOML) with any of the settings below, written with underscores
+    #[arg(long, value_name = "FILE", env = "TOLLKEEPER_CONFIG")]
+    config: Option<PathBuf>,
+    /// Policy file, or directory whose *.toml files make the policy [default: a built-in example]
+    #[arg(long, value_name = "FILE|DIR", env = "TOLLKEEPER_POLICY")]
+    policy: Option<PathBuf>,
+    /// Address of the binary protocol [default: 127.0.0.1:7440]
+    #[arg(long, value_name = "ADDR", env = "TOLLKEEPER_LISTEN")]
+    listen: Option<SocketAddr>,
+    /// Address of metrics, health and the JSON API [default: 127.0.0.1:7442]
+    #[arg(long, value_name = "ADDR", env = "TOLLKEEPER_ADMIN")]
+    admin: Option<SocketAddr>,
+    /// The most counters in memory; a new key beyond gets TABLE_FULL [default: 16777216]
+    #[arg(long, value_name = "N", env = "TOLLKEEPER_MAX_KEYS")]
+    max_keys: Option<u64>,
+    /// The most connections of the binary protocol [default: 10000]
+    #[arg(long, value_name = "N", env = "TOLLKEEPER_MAX_CONNECTIONS")]
+    max_connections: Option<u64>,
+    /// Threads that serve the binary protocol [default: one for each processor]
+    #[arg(long, value_name = "N", env = "TOLLKEEPER_WORKERS")]
+    workers: Option<usize>,
+}
+
+impl Serve {
+    pub(super) fn run(self) -> ExitCode {
+        log_to_stderr();
+        let config = match self.config() {
+            Ok(config) => config,
+            Err(error) => return fail(&error),
+        };
+        match node::run(&config, say) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&error.to_string()),
+        }
+    }
+
+    fn config(self) -> Result<Config, String> {
+        let file = match &self.config {
+            None => Raw::default(),
+            Some(path) => {
+                let name = path.display().to_string();
+                let text = std::fs::read_to_string(path)
+                    .map_err(|error| format!("cannot read config {name}: {error}"))?;
+                Raw::parse(&name, &text).map_err(|error| error.to_string())?
+            }
+        };
+        let typed = Raw {
+            listen: self.listen,
+            admin: self.admin,
+            policy: self.policy,
+            max_keys: self.max_keys,
+            max_connections: self.max_connections,
+            workers: self.workers,
+        };
+        config::Config::resolve(typed, file).map_err(|error| error.to_string())
+    }
+}
+
+fn say(line: &str) {
+    let mut stdout = std::io::stdout().lock();
+    // A closed stdout is no reason not to serve.
+    let _ = writeln!(stdout, "{line}");
+    let _ = stdout.flush();
+}
+
+fn fail(message: &str) -> ExitCode {
+    let _ = writeln!(std::io::stderr().lock(), "tollkeeper: {message}");
+    ExitCode::from(2)
+}
+
+/// Logs for people on a terminal, JSON lines elsewhere.
+fn log_to_stderr() {
+    use tracing_subscriber::EnvFilter;
+    let filter =
+        EnvFilter::try_from_env("TOLLKEEPER_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if std::io::stderr().is_terminal() {
+        logs.init();
+    } else {
+        logs.json().init();
+    }
+}

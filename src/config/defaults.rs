@@ -1,0 +1,25 @@
+//! What holds where nothing is said.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+/// Address of the binary door.
+pub const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7440);
+
+/// Address of the admin door.
+pub const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7442);
+
+/// The most counters: about 750 MB of narrow ones.
+pub const KEYS_MAX: u64 = 1 << 24;
+
+/// The highest `max-keys` that can be asked for.
+pub const KEYS_MAX_HIGHEST: u64 = 1 << 32;
+
+/// The most connections of the binary door.
+pub const CONNECTIONS_MAX: u64 = tollkeeper_protocol::limits::CONNECTIONS_MAX as u64;
+
+/// The most threads of the binary door.
+pub const WORKERS_MAX: u64 = 256;
+
+/// How long clients have to leave at shutdown; the process exits within a second more.
+pub const DRAIN_GRACE: Duration = Duration::from_secs(3);

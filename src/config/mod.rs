@@ -1,0 +1,87 @@
+//! Settings: raw text to validated meaning in one step. A flag wins over a `TOLLKEEPER_*`
+//! variable, that over the config file, that over the default.
+
+mod defaults;
+mod raw;
+
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use defaults::{
+    ADMIN, CONNECTIONS_MAX, DRAIN_GRACE, KEYS_MAX, KEYS_MAX_HIGHEST, LISTEN, WORKERS_MAX,
+};
+pub use raw::{ConfigError, Raw};
+
+/// Settings of one node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Address of the binary door.
+    pub listen: SocketAddr,
+    /// Address of the admin door.
+    pub admin: SocketAddr,
+    /// Policy file, or directory of them; `None` is the built-in example.
+    pub policy: Option<PathBuf>,
+    /// The most counters in the table.
+    pub keys_max: u64,
+    /// Threads that serve the binary door.
+    pub workers: NonZeroUsize,
+    /// The most connections of the binary door.
+    pub connections_max: u64,
+    /// How long clients have to leave at shutdown.
+    pub drain_grace: Duration,
+}
+
+impl Config {
+    /// Settings from what was typed, over what the config file says, over the defaults.
+    ///
+    /// # Errors
+    /// A value outside its range.
+    pub fn resolve(typed: Raw, file: Raw) -> Result<Self, ConfigError> {
+        let keys_max = typed.max_keys.or(file.max_keys).unwrap_or(KEYS_MAX);
+        raw::in_range("max-keys", keys_max, 1, KEYS_MAX_HIGHEST)?;
+        let connections_max =
+            typed.max_connections.or(file.max_connections).unwrap_or(CONNECTIONS_MAX);
+        raw::in_range("max-connections", connections_max, 1, 1_000_000)?;
+        let workers = match typed.workers.or(file.workers) {
+            None => std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
+            Some(workers) => {
+                raw::in_range("workers", workers as u64, 1, WORKERS_MAX)?;
+                NonZeroUsize::new(workers).unwrap_or(NonZeroUsize::MIN)
+            }
+        };
+        Ok(Self {
+            listen: typed.listen.or(file.listen).unwrap_or(LISTEN),
+            admin: typed.admin.or(file.admin).unwrap_or(ADMIN),
+            policy: typed.policy.or(file.policy),
+            keys_max,
+            workers,
+            connections_max,
+            drain_grace: DRAIN_GRACE,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_typed_wins_over_the_file_and_that_over_the_default() {
+        let file = Raw::parse("f.toml", "max_keys = 5\nlisten = \"127.0.0.1:1\"\n").unwrap();
+        let typed = Raw { max_keys: Some(7), ..Raw::default() };
+        let config = Config::resolve(typed, file).unwrap();
+        assert_eq!((config.keys_max, config.listen.port()), (7, 1));
+        assert_eq!(config.admin, ADMIN);
+    }
+
+    #[test]
+    fn a_wrong_setting_is_named_with_what_is_allowed() {
+        let typed = Raw { max_keys: Some(0), ..Raw::default() };
+        let error = Config::resolve(typed, Raw::default()).unwrap_err().to_string();
+        assert_eq!(error, format!("max-keys is 0, allowed is 1 to {KEYS_MAX_HIGHEST}"));
+        let error = Raw::parse("f.toml", "max_kees = 5\n").unwrap_err().to_string();
+        assert!(error.contains("f.toml") && error.contains("max_kees"), "{error}");
+    }
+}

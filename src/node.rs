@@ -1,0 +1,243 @@
+//! Wires everything; the order of starting and stopping.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::clock::{self, Clock};
+use crate::config::Config;
+use crate::doors::{Instance, Loaded, binary};
+use crate::engine::key::Seed;
+use crate::engine::table::SweepCursor;
+use crate::engine::time::{Now, Timestamp, UtcTime};
+use crate::policy::{self, Policy, Source};
+
+/// How often the sweeper works.
+const SWEEP_EVERY: Duration = Duration::from_millis(20);
+
+/// Slots that the sweeper looks at each time: 0.4 million a second, at some 0.2 % of a core.
+const SWEEP_SLOTS: usize = 8192;
+
+/// How far behind the clock the sweeper stays: no batch of checks takes this long from its stamp
+/// to its decisions.
+const SWEEP_LAG_NANOS: u64 = 1_000_000_000;
+
+/// How often wall time is steered.
+const STEER_EVERY: Duration = Duration::from_secs(1);
+
+/// The most bytes of a policy file that are read.
+const POLICY_BYTES_MAX: u64 = policy::maxima::POLICY_BYTES_MAX as u64;
+
+/// Why a node does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Operator: an address cannot be taken.
+    #[error("cannot listen on {address} for {door}: {source}")]
+    Listen {
+        /// Whose address it is.
+        door: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// The operating system's reason.
+        source: io::Error,
+    },
+    /// Operator: a policy file cannot be read.
+    #[error("cannot read policy {}: {source}", path.display())]
+    ReadPolicy {
+        /// The file or directory.
+        path: PathBuf,
+        /// The operating system's reason.
+        source: io::Error,
+    },
+    /// Operator: a policy is wrong; the text shows where.
+    #[error("{0}")]
+    Policy(String),
+    /// Operator: the operating system denied something that every process needs.
+    #[error("{what}: {source}")]
+    System {
+        /// What was asked for.
+        what: &'static str,
+        /// The operating system's reason.
+        source: io::Error,
+    },
+}
+
+/// Reads and compiles a policy: a file, all `*.toml` of a directory in order of their names, or
+/// the built-in example. Returns it with its origin, for people.
+///
+/// # Errors
+/// What is wrong with the files or with what they say.
+pub fn load_policy(path: Option<&Path>, seed: &Seed) -> Result<(Policy, String), StartError> {
+    let Some(path) = path else {
+        let origin = format!("built-in example \"{}\"", policy::BUILT_IN.name);
+        let policy = Policy::compile(&[policy::BUILT_IN], seed);
+        return policy
+            .map(|policy| (policy, origin))
+            .map_err(|errors| StartError::Policy(errors.to_string()));
+    };
+    let files = read_policy(path)
+        .map_err(|source| StartError::ReadPolicy { path: path.to_owned(), source })?;
+    let sources: Vec<Source<'_>> = files.iter().map(|(name, text)| Source { name, text }).collect();
+    match Policy::compile(&sources, seed) {
+        Ok(policy) => Ok((policy, path.display().to_string())),
+        Err(errors) => Err(StartError::Policy(errors.to_string())),
+    }
+}
+
+/// Names and texts of a policy's files.
+fn read_policy(path: &Path) -> io::Result<Vec<(String, String)>> {
+    let mut paths = vec![path.to_owned()];
+    if path.is_dir() {
+        paths = std::fs::read_dir(path)?
+            .map(|entry| entry.map(|entry| entry.path()))
+            .collect::<io::Result<Vec<_>>>()?;
+        paths.retain(|path| path.extension().is_some_and(|extension| extension == "toml"));
+        paths.sort();
+        if paths.is_empty() {
+            return Err(io::Error::other("the directory has no *.toml"));
+        }
+    }
+    paths.iter().map(|path| Ok((path.display().to_string(), read_text(path)?))).collect()
+}
+
+fn read_text(path: &Path) -> io::Result<String> {
+    let bytes = std::fs::metadata(path)?.len();
+    if bytes > POLICY_BYTES_MAX {
+        let message = format!("it has {bytes} bytes, allowed are {POLICY_BYTES_MAX}");
+        return Err(io::Error::other(message));
+    }
+    std::fs::read_to_string(path)
+}
+
+/// Random bytes from the operating system.
+///
+/// # Errors
+/// If it has none to give.
+pub fn random_bytes() -> Result<[u8; 16], StartError> {
+    let mut bytes = [0; 16];
+    let mut filled = 0;
+    while filled < bytes.len() {
+        let flags = rustix::rand::GetRandomFlags::empty();
+        filled += rustix::rand::getrandom(&mut bytes[filled..], flags)
+            .map_err(|error| StartError::System { what: "random bytes", source: error.into() })?;
+    }
+    Ok(bytes)
+}
+
+/// Runs a node until a signal ends it. `ready` is called with one line for people once all doors
+/// are open.
+///
+/// # Errors
+/// See [`StartError`].
+pub fn run(config: &Config, ready: impl FnOnce(&str)) -> Result<(), StartError> {
+    let seed = Seed::new(random_bytes()?);
+    let (policy, origin) = load_policy(config.policy.as_deref(), &seed)?;
+    let clock = Clock::start();
+    let loaded = Loaded::new(policy, origin, clock::wall_now());
+    let instance = Instance::new(
+        config.keys_max,
+        config.connections_max,
+        random_bytes()?,
+        &seed,
+        clock,
+        loaded,
+    );
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| StartError::System { what: "event loop", source })?;
+    runtime.block_on(serve(config, instance, ready))
+}
+
+async fn serve(
+    config: &Config,
+    instance: Arc<Instance>,
+    ready: impl FnOnce(&str),
+) -> Result<(), StartError> {
+    let signals =
+        |kind| signal(kind).map_err(|source| StartError::System { what: "signal handler", source });
+    let (mut terminate, mut interrupt) =
+        (signals(SignalKind::terminate())?, signals(SignalKind::interrupt())?);
+    let listen = |door, address| move |source| StartError::Listen { door, address, source };
+
+    let binary = binary::Listener::open(
+        config.listen,
+        config.workers,
+        config.drain_grace,
+        Arc::clone(&instance),
+    )
+    .map_err(listen("the binary protocol", config.listen))?;
+    let binary_address = binary.address().map_err(listen("the binary protocol", config.listen))?;
+
+    let (stop, stopped) = watch::channel(false);
+    let stopping = |mut stopped: watch::Receiver<bool>| async move {
+        let _ = stopped.wait_for(|stop| *stop).await;
+    };
+    let binary = tokio::spawn(binary.serve(stopping(stopped.clone())));
+    let upkeep = tokio::spawn(upkeep(Arc::clone(&instance)));
+
+    let loaded = instance.policy.load();
+    ready(&format!(
+        "tollkeeper {} ready · binary {binary_address} · policy: {} · at most {} keys",
+        env!("CARGO_PKG_VERSION"),
+        loaded.origin,
+        config.keys_max,
+    ));
+    drop(loaded);
+
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("draining; a second signal exits at once");
+    instance.drain();
+    let _ = stop.send(true);
+    tokio::select! {
+        _ = binary => {}
+        _ = terminate.recv() => exit_at_once(),
+        _ = interrupt.recv() => exit_at_once(),
+    }
+    upkeep.abort();
+    Ok(())
+}
+
+/// A second signal means that the operator will not wait for threads that still serve.
+fn exit_at_once() -> ! {
+    std::process::exit(1)
+}
+
+/// What is done now and then: sweeping, and steering wall time.
+async fn upkeep(instance: Arc<Instance>) {
+    let mut cursor = SweepCursor::default();
+    let mut sweeps = tokio::time::interval(SWEEP_EVERY);
+    let mut steers = tokio::time::interval(STEER_EVERY);
+    sweeps.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    steers.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = sweeps.tick() => sweep(&instance, &mut cursor),
+            _ = steers.tick() => { instance.clock.steer(); }
+        }
+    }
+}
+
+fn sweep(instance: &Instance, cursor: &mut SweepCursor) {
+    let now = instance.clock.now();
+    let lagging = Now {
+        time: Timestamp::from_nanos(now.time.as_nanos().saturating_sub(SWEEP_LAG_NANOS)),
+        utc: UtcTime::from_nanos(now.utc.as_nanos().saturating_sub(SWEEP_LAG_NANOS)),
+    };
+    let mut slots = 0;
+    // A step stays within one shard; small shards take several.
+    for _ in 0..64 {
+        slots += instance.table.sweep(cursor, lagging, SWEEP_SLOTS - slots).slots;
+        if slots >= SWEEP_SLOTS {
+            break;
+        }
+    }
+}
