@@ -10,6 +10,8 @@ use clap::Args;
 use crate::config::{self, Config, Raw};
 use crate::node;
 
+use super::fail;
+
 /// Answers checks until SIGTERM or SIGINT, then drains: clients are told to go, what they have
 /// asked is answered, and the process exits 0 within 4 seconds. A second signal exits at once.
 ///
@@ -79,11 +81,6 @@ fn say(line: &str) {
     // A closed stdout is no reason not to serve.
     let _ = writeln!(stdout, "{line}");
     let _ = stdout.flush();
-}
-
-fn fail(message: &str) -> ExitCode {
-    let _ = writeln!(std::io::stderr().lock(), "tollkeeper: {message}");
-    ExitCode::from(2)
 }
 
 /// Logs for people on a terminal, JSON lines elsewhere.
