@@ -5,6 +5,8 @@ pub mod binary;
 
 mod desk;
 
+pub mod report;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
