@@ -12,7 +12,8 @@ use crate::header::{Envelope, Flags, Op};
 use crate::limits::NAME_BYTES_MAX;
 use crate::status::Code;
 
-/// Walks the bytes of one body.
+/// Walks the bytes of one body. What makes errors takes it by value, so that the good path can keep
+/// it in registers.
 #[derive(Clone, Copy, Debug)]
 pub struct Reader<'a> {
     rest: &'a [u8],
@@ -90,12 +91,34 @@ impl<'a> Reader<'a> {
     /// `TOO_LARGE` above `max`, `BAD_FRAME` if the bytes end before the field does.
     #[inline]
     pub fn bytes16(&mut self, field: &'static str, max: usize) -> Result<&'a [u8], DecodeError> {
-        let at = *self;
-        let length = usize::from(self.u16(field)?);
+        self.try_bytes16(max).ok_or_else(|| self.why_not_bytes16(field, max))
+    }
+
+    /// As [`bytes16`](Self::bytes16), and nothing is read if it fails: what the hot path walks
+    /// with, since it makes no error.
+    #[inline(always)]
+    fn try_bytes16(&mut self, max: usize) -> Option<&'a [u8]> {
+        let (length, rest) = self.rest.split_first_chunk()?;
+        let length = usize::from(u16::from_le_bytes(*length));
         if length > max {
-            return Err(at.out_of_range(Code::TooLarge, field, length as u64, 0, max as u64));
+            return None;
         }
-        self.take(length, field)
+        let (bytes, rest) = rest.split_at_checked(length)?;
+        self.rest = rest;
+        Some(bytes)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn why_not_bytes16(self, field: &'static str, max: usize) -> DecodeError {
+        let mut walk = self;
+        match walk.u16(field) {
+            Err(error) => error,
+            Ok(length) if usize::from(length) > max => {
+                self.out_of_range(Code::TooLarge, field, u64::from(length), 0, max as u64)
+            }
+            Ok(length) => walk.truncated(field, usize::from(length)),
+        }
     }
 
     /// UTF-8 behind a two-byte length of at most `max`.
@@ -147,8 +170,12 @@ impl<'a> Reader<'a> {
         max: usize,
     ) -> Result<Sparse<'a>, DecodeError> {
         let begin = *self;
-        for _ in 0..presence.count_ones() {
-            self.bytes16(field, max)?;
+        let mut left = presence;
+        while left != 0 {
+            left &= left - 1;
+            if self.try_bytes16(max).is_none() {
+                return Err(self.why_not_bytes16(field, max));
+            }
         }
         Ok(Sparse(SparseRepr::Wire { presence, reader: begin }))
     }
@@ -168,15 +195,17 @@ impl<'a> Reader<'a> {
 
     /// The error that the bytes end before a field of `needed` bytes does.
     #[cold]
-    pub fn truncated(&self, field: &'static str, needed: usize) -> DecodeError {
+    #[inline(never)]
+    pub fn truncated(self, field: &'static str, needed: usize) -> DecodeError {
         let needed = needed as u64;
         self.out_of_range(Code::BadFrame, field, self.rest.len() as u64, needed, needed)
     }
 
     /// The error that a number found here is not within `min` and `max`.
     #[cold]
+    #[inline(never)]
     pub fn out_of_range(
-        &self,
+        self,
         code: Code,
         field: &'static str,
         found: u64,
@@ -188,12 +217,14 @@ impl<'a> Reader<'a> {
 
     /// The error that a number found here is in no table.
     #[cold]
-    pub fn unknown(&self, field: &'static str, found: u64) -> DecodeError {
+    #[inline(never)]
+    pub fn unknown(self, field: &'static str, found: u64) -> DecodeError {
         self.out_of_range(Code::BadFrame, field, found, 1, 0)
     }
 
     #[cold]
-    fn not_text(&self, field: &'static str, valid_up_to: usize) -> DecodeError {
+    #[inline(never)]
+    fn not_text(self, field: &'static str, valid_up_to: usize) -> DecodeError {
         self.out_of_range(Code::BadFrame, field, valid_up_to as u64, 1, 0)
     }
 }
@@ -347,6 +378,26 @@ impl<'a> Sparse<'a> {
     /// No value at all.
     pub const EMPTY: Self = Self(SparseRepr::Values(&[]));
 
+    /// Values as they came, if those that `presence` tells of fill `bytes` and none is above
+    /// `max`. Made for the hot path: it keeps nothing in memory but where it is.
+    #[inline(always)]
+    pub(crate) fn whole(presence: u64, bytes: &'a [u8], max: usize) -> Option<Self> {
+        let (mut left, mut rest) = (presence, bytes);
+        while left != 0 {
+            left &= left - 1;
+            let (length, behind) = rest.split_first_chunk()?;
+            let length = usize::from(u16::from_le_bytes(*length));
+            if length > max {
+                return None;
+            }
+            rest = behind.get(length..)?;
+        }
+        if !rest.is_empty() {
+            return None;
+        }
+        Some(Self(SparseRepr::Wire { presence, reader: Reader::new(bytes, 0) }))
+    }
+
     /// A bit for each index that has a value. Indexes above 63 have none.
     #[inline]
     pub fn presence(&self) -> u64 {
@@ -363,11 +414,7 @@ impl<'a> Sparse<'a> {
     /// Index and value of each that is present, in order.
     #[inline]
     pub fn iter(&self) -> SparseIter<'a> {
-        let reader = match self.0 {
-            SparseRepr::Values(_) => Reader::new(&[], 0),
-            SparseRepr::Wire { reader, .. } => reader,
-        };
-        SparseIter { left: self.presence(), repr: self.0, reader }
+        SparseIter { left: self.presence(), repr: self.0 }
     }
 
     /// The value at `index`, if present. Walks the list.
@@ -406,7 +453,6 @@ impl fmt::Debug for Sparse<'_> {
 pub struct SparseIter<'a> {
     left: u64,
     repr: SparseRepr<'a>,
-    reader: Reader<'a>,
 }
 
 impl<'a> Iterator for SparseIter<'a> {
@@ -419,9 +465,9 @@ impl<'a> Iterator for SparseIter<'a> {
         }
         let index = self.left.trailing_zeros() as usize;
         self.left &= self.left - 1;
-        let value = match self.repr {
+        let value = match &mut self.repr {
             SparseRepr::Values(values) => (*values.get(index)?)?,
-            SparseRepr::Wire { .. } => self.reader.bytes16("value", usize::MAX).ok()?,
+            SparseRepr::Wire { reader, .. } => reader.try_bytes16(usize::MAX)?,
         };
         Some((index, value))
     }

@@ -85,22 +85,33 @@ impl<'a> Message<'a> {
 /// If the length is below 16 or above `max`. The stream cannot be read any further.
 #[inline]
 pub fn next_frame(bytes: &[u8], max: usize) -> Result<Option<(Frame<'_>, usize)>, FrameError> {
-    let mut reader = Reader::new(bytes, 0);
-    let Ok(length) = reader.u32("length") else { return Ok(None) };
-    if length as usize > max {
+    let Some((header, rest)) = bytes.split_first_chunk::<HEADER_BYTES>() else {
+        return match bytes.first_chunk() {
+            Some(length) => judge_length(u32::from_le_bytes(*length), max).map(|_| None),
+            None => Ok(None),
+        };
+    };
+    let [l0, l1, l2, l3, o0, o1, f0, f1, c0, c1, c2, c3, c4, c5, c6, c7] = *header;
+    let length = u32::from_le_bytes([l0, l1, l2, l3]);
+    let body_bytes = judge_length(length, max)?;
+    let Some(body) = rest.get(..body_bytes) else { return Ok(None) };
+    let header = Header {
+        length,
+        op: Op(u16::from_le_bytes([o0, o1])),
+        flags: Flags(u16::from_le_bytes([f0, f1])),
+        call: u64::from_le_bytes([c0, c1, c2, c3, c4, c5, c6, c7]),
+    };
+    Ok(Some((Frame { header, body }, length as usize)))
+}
+
+/// Bytes of the body of a frame of this length.
+#[inline]
+fn judge_length(length: u32, max: usize) -> Result<usize, FrameError> {
+    let frame_bytes = length as usize;
+    if frame_bytes > max {
         return Err(FrameError::TooLong { length, max: max as u32 });
     }
-    if (length as usize) < HEADER_BYTES {
-        return Err(FrameError::TooShort { length });
-    }
-    let (Ok(op), Ok(flags), Ok(call)) =
-        (reader.u16("op"), reader.u16("flags"), reader.u64("call id"))
-    else {
-        return Ok(None);
-    };
-    let Ok(body) = reader.take(length as usize - HEADER_BYTES, "body") else { return Ok(None) };
-    let header = Header { length, op: Op(op), flags: Flags(flags), call };
-    Ok(Some((Frame { header, body }, length as usize)))
+    frame_bytes.checked_sub(HEADER_BYTES).ok_or(FrameError::TooShort { length })
 }
 
 /// Bytes that arrived and the frames in them: for callers that have no buffer of their own.

@@ -6,14 +6,25 @@ extern crate alloc;
 #[cfg(feature = "client")]
 extern crate std;
 
-pub mod codec;
-pub mod error;
-pub mod framing;
-pub mod header;
+// In reading order; the blank lines keep them so.
 pub mod limits;
-pub mod request;
-pub mod response;
+
 pub mod status;
+
+pub mod header;
+
+pub mod framing;
+
+pub mod request;
+
+pub mod response;
+
+pub mod error;
+
+pub mod codec;
+
+#[cfg(feature = "client")]
+pub mod client;
 
 pub use error::{DecodeError, EncodeError, FrameError};
 pub use framing::{Assembler, Frame, Message, next_frame};

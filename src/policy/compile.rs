@@ -12,7 +12,7 @@ use super::fingerprint::Fingerprint;
 use super::handle::{Handle, Limit, Mode, Slot, SlotUse, Unavailable};
 use super::maxima::{
     HANDLE_LIMITS_MAX, HANDLES_MAX, HEADERS_MAX, LIMITS_MAX, METERS_MAX, POLICY_BYTES_MAX,
-    SLOTS_MAX,
+    SLOTS_MAX, STATIC_HEADERS_MAX,
 };
 use super::parse::{self, ApiText, Document, HeaderText, LimitText, MatchText, RouteText};
 use super::presets::{RESET_DEFAULT, Shows};
@@ -354,6 +354,12 @@ impl<'a> Compiler<'a> {
         for (name, template) in [("Retry-After", retry_after), ("Cache-Control", no_store)] {
             header_named(&mut headers, name).denied.get_or_insert(template);
         }
+        let constant = headers.iter().filter(|h| h.constant_on_denial().is_some()).count();
+        if constant > STATIC_HEADERS_MAX {
+            let message =
+                format!("{constant} headers of constant value, allowed are {STATIC_HEADERS_MAX}");
+            errors.push(text.name.span, message);
+        }
         if headers.len() > HEADERS_MAX {
             let message = format!("{} headers, allowed are {HEADERS_MAX}", headers.len());
             errors.push(text.name.span, message);
@@ -566,3 +572,6 @@ fn feed(text: &Text, names: &Names<'_>, errors: &mut Errors) -> Option<Feed> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

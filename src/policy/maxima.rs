@@ -32,6 +32,9 @@ pub const METERS_MAX: usize = 8;
 /// Headers of one handle.
 pub const HEADERS_MAX: usize = 64;
 
+/// Headers of one handle whose values never change.
+pub const STATIC_HEADERS_MAX: usize = 16;
+
 /// Bytes of one rendered header value; a longer one is cut.
 pub const HEADER_VALUE_BYTES_MAX: usize = 1024;
 

@@ -293,3 +293,203 @@ impl Limit {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::{BUILT_IN, Policy, Source};
+    use super::*;
+    use crate::engine::key::Seed;
+
+    fn policy(text: &str) -> Policy {
+        match Policy::compile(&[Source { name: "p.toml", text }], &Seed::new([7; 16])) {
+            Ok(policy) => policy,
+            Err(errors) => panic!("{errors}"),
+        }
+    }
+
+    type Outcome = Result<(Vec<Charge>, Vec<u16>, bool), ResolveError>;
+
+    fn resolve(handle: &Handle, values: &[Option<&[u8]>], costs: &[u64]) -> Outcome {
+        let (mut charges, mut limits) = (Vec::new(), Vec::new());
+        let request = Request { values, costs };
+        let resolved =
+            handle.resolve(&request, &mut Scratch::default(), &mut charges, &mut limits)?;
+        assert_eq!(charges[resolved.charges()].len(), charges.len());
+        Ok((charges, limits, resolved.unmatched))
+    }
+
+    const POLICY: &str = r#"schema = 1
+[api.a]
+class.x = ["POST /x", "/y/*"]
+class.y = ["/y/:id"]
+[api.a.limit]
+z = { bucket = "9/s", per = ["user"], when_unavailable = "deny" }
+b = { on = ["x", "GET /b"], fixed = "2/day, 1/min", per = ["user", "ip"] }
+c = { on = "y", except = "/y/free", bucket = "9/s", meter = "tokens", cost = 3 }
+d = { on = "y", bucket = "9/s", per = ["plan"], missing = "skip" }
+o = { on = "/off", bucket = "9/s", per = ["other"], mode = "off" }
+"#;
+
+    fn names(handle: &Handle, limits: &[u16]) -> Vec<String> {
+        let name = |index: &u16| {
+            let limit = &handle.limits()[usize::from(*index)];
+            format!("{}.{}", limit.name, limit.window)
+        };
+        limits.iter().map(name).collect()
+    }
+
+    #[test]
+    fn limits_match_by_themselves_and_come_sorted_by_name() {
+        let policy = policy(POLICY);
+        let api = policy.handle_of("a", None).unwrap();
+        let slots: Vec<&str> = api.slots().iter().map(|slot| &*slot.name).collect();
+        assert_eq!(slots, ["method", "path", "user", "ip", "plan", "other"]);
+        assert_eq!(api.meters().join(" "), "requests tokens");
+        let at = |method: &'static str, path: &'static str| {
+            let value = |text: &'static str| Some(text.as_bytes());
+            let values = [value(method), value(path), value("u"), value("i"), value("p")];
+            names(api, &resolve(api, &values, &[]).unwrap().1)
+        };
+        assert_eq!(at("POST", "/x/"), ["b.minute", "b.day", "z."]);
+        assert_eq!(at("HEAD", "/b"), ["b.minute", "b.day", "z."]);
+        assert_eq!(at("PUT", "/y/1"), ["b.minute", "b.day", "c.", "d.", "z."]);
+        assert_eq!(at("PUT", "/y/free"), ["b.minute", "b.day", "d.", "z."]);
+        assert_eq!(at("PUT", "/y/1/2"), ["b.minute", "b.day", "z."]);
+        assert_eq!(at("GET", "/off"), ["z."]);
+    }
+
+    #[test]
+    fn a_class_has_the_limits_on_it_and_those_on_everything() {
+        let policy = policy(POLICY);
+        let of = |class| {
+            let handle = policy.handle_of("a", Some(class)).unwrap();
+            let slots: Vec<&str> = handle.slots().iter().map(|slot| &*slot.name).collect();
+            let values = vec![Some(&b"v"[..]); slots.len()];
+            (slots.join(" "), names(handle, &resolve(handle, &values, &[]).unwrap().1).join(" "))
+        };
+        assert_eq!(of("x"), ("user ip".into(), "b.minute b.day z.".into()));
+        assert_eq!(of("y"), ("user plan".into(), "c. d. z.".into()));
+    }
+
+    #[test]
+    fn a_missing_value_is_an_error_and_deny_wins() {
+        let policy = policy(POLICY);
+        let api = policy.handle_of("a", None).unwrap();
+        let (post, x) = (Some(&b"POST"[..]), Some(&b"/x"[..]));
+        let bad = |limit, slot, found, when_unavailable| {
+            Err(ResolveError::BadAttribute { limit, slot, found, when_unavailable })
+        };
+        let (allow, deny) = (Unavailable::Allow, Unavailable::Deny);
+        let found = resolve(api, &[post, x, Some(b"u")], &[]).map(|_| ());
+        assert_eq!(found, bad(Some(0), 3, Found::Missing, allow));
+        let found = resolve(api, &[post, x, None, Some(b"i")], &[]).map(|_| ());
+        assert_eq!(found, bad(Some(5), 2, Found::Missing, deny));
+        assert_eq!(
+            found.unwrap_err().describe(api).to_string(),
+            "attribute `user` is missing; limit `z` needs it"
+        );
+        let long = [b'u'; VALUE_BYTES_MAX + 1];
+        let found = resolve(api, &[post, x, Some(&long), Some(b"i")], &[]).map(|_| ());
+        let too_long = Found::TooLong { bytes: 1025, bytes_max: 1024 };
+        assert_eq!(found, bad(Some(5), 2, too_long, deny));
+        let found = resolve(api, &[post], &[]).map(|_| ());
+        assert_eq!(found, bad(None, 1, Found::Missing, deny));
+        // One limit opts out of requests that do not name a plan.
+        let y = Some(&b"/y/1"[..]);
+        let (_, limits, _) = resolve(api, &[post, y, Some(b"u"), Some(b"i")], &[]).unwrap();
+        assert_eq!(names(api, &limits), ["b.minute", "b.day", "c.", "z."]);
+    }
+
+    #[test]
+    fn costs_are_per_meter_and_multiply() {
+        let policy = policy(POLICY);
+        let handle = policy.handle_of("a", Some("y")).unwrap();
+        let costs_of = |costs: &[u64]| {
+            let outcome = resolve(handle, &[Some(b"u"), Some(b"p")], costs);
+            outcome.map(|(charges, ..)| charges.iter().map(|c| c.cost).collect::<Vec<_>>())
+        };
+        assert_eq!(costs_of(&[]).unwrap(), [0, 1, 1]);
+        assert_eq!(costs_of(&[2, 5]).unwrap(), [15, 2, 2]);
+        assert_eq!(
+            costs_of(&[1, UNITS_MAX]),
+            Err(ResolveError::CostTooLarge { limit: 0, found: UNITS_MAX })
+        );
+        assert!(costs_of(&[1, u64::MAX]).is_err());
+    }
+
+    #[test]
+    fn an_error_leaves_the_batch_as_it_was() {
+        let policy = policy(POLICY);
+        let handle = policy.handle_of("a", Some("x")).unwrap();
+        let (mut charges, mut limits, mut scratch) = (Vec::new(), Vec::new(), Scratch::default());
+        let mut add = |values: &[Option<&[u8]>]| {
+            let request = Request { values, costs: &[] };
+            let result = handle.resolve(&request, &mut scratch, &mut charges, &mut limits);
+            (result.map(|resolved| (resolved.charges(), resolved.limits())), charges.len())
+        };
+        assert_eq!(add(&[Some(b"u"), Some(b"i")]), (Ok((0..3, 0..3)), 3));
+        let (result, count) = add(&[Some(b"u")]);
+        assert!(result.is_err());
+        assert_eq!(count, 3);
+        assert_eq!(add(&[Some(b"w"), Some(b"i")]), (Ok((3..6, 3..6)), 6));
+    }
+
+    #[test]
+    fn only_what_no_limit_knows_is_unmatched() {
+        let policy = policy(BUILT_IN.text);
+        let api = policy.handle_of("media", None).unwrap();
+        let unmatched = |method: &'static [u8], path: &'static [u8]| {
+            let (charges, _, unmatched) =
+                resolve(api, &[Some(method), Some(path), Some(b"t")], &[]).unwrap();
+            (charges.len(), unmatched)
+        };
+        assert_eq!(unmatched(b"DELETE", b"/v1/images"), (0, true));
+        assert_eq!(unmatched(b"POST", b"/v1/files"), (0, false));
+        assert_eq!(unmatched(b"GET", b"/v1/files"), (1, false));
+    }
+
+    proptest! {
+        #[test]
+        fn no_request_panics(
+            values in prop::collection::vec(
+                prop::option::of(prop::collection::vec(any::<u8>(), 0..40)), 0..8),
+            path in "/(x|y|b)?(/[a-z%.]{0,3}){0,3}",
+            costs in prop::collection::vec(any::<u64>(), 0..4),
+        ) {
+            let policy = policy(POLICY);
+            let mut values: Vec<Option<&[u8]>> = values.iter().map(Option::as_deref).collect();
+            if let [_, slot, ..] = values.as_mut_slice() {
+                *slot = Some(path.as_bytes());
+            }
+            for handle in policy.handles() {
+                match resolve(handle, &values, &costs) {
+                    Ok((charges, limits, _)) => prop_assert_eq!(charges.len(), limits.len()),
+                    Err(error) => { error.describe(handle).to_string(); }
+                }
+            }
+        }
+
+        #[test]
+        fn a_class_charges_what_its_api_does(team in prop::collection::vec(any::<u8>(), 0..40)) {
+            let policy = policy(BUILT_IN.text);
+            let api = policy.handle_of("media", None).unwrap();
+            for (class, method, path) in [
+                ("images_post", "POST", "/v1/images/7/cancel"),
+                ("videos_post", "POST", "/v1/videos"),
+                ("read", "GET", "/v1/usage"),
+                ("files_post", "POST", "/v1/files"),
+            ] {
+                let handle = policy.handle_of("media", Some(class)).unwrap();
+                let by_class = resolve(handle, &[Some(&team)], &[]).unwrap().0;
+                let values = [Some(method.as_bytes()), Some(path.as_bytes()), Some(&team)];
+                let by_api = resolve(api, &values, &[]).unwrap().0;
+                let keys = |charges: &[Charge]| -> Vec<_> {
+                    charges.iter().map(|charge| (charge.key, charge.limit, charge.cost)).collect()
+                };
+                prop_assert_eq!(keys(&by_class), keys(&by_api));
+            }
+        }
+    }
+}

@@ -88,12 +88,66 @@ pub(super) struct Entry {
 pub(super) fn read(source: usize, text: &str, errors: &mut Errors) -> Option<Table> {
     let (table, problems) = DeTable::parse_recoverable(text);
     if problems.is_empty() {
-        return Some(Reader { source, text }.table(table.get_ref()));
+        let table = Reader { source, text }.table(table.get_ref());
+        check_inline_tables(text, &table, errors);
+        return Some(table);
     }
     for problem in problems {
         errors.push(Span::new(source, problem.span().unwrap_or(0..0)), problem.message());
     }
     None
+}
+
+/// TOML 1.0 keeps an inline table on one line, and so do its other readers.
+fn check_inline_tables(text: &str, table: &Table, errors: &mut Errors) {
+    for entry in &table.entries {
+        check_inline_node(text, &entry.node, errors);
+    }
+}
+
+fn check_inline_node(text: &str, node: &Node, errors: &mut Errors) {
+    match &node.value {
+        Value::Table(table) => {
+            let range = node.span.start as usize..node.span.end as usize;
+            if text.get(range.clone()).is_some_and(|raw| raw.starts_with('{')) {
+                let mut gap_from = range.start;
+                let mut newline = false;
+                for value in values_within(table) {
+                    let gap = text.get(gap_from..value.start as usize);
+                    newline |= gap.is_some_and(|gap| gap.contains('\n'));
+                    gap_from = value.end as usize;
+                }
+                newline |= text.get(gap_from..range.end).is_some_and(|gap| gap.contains('\n'));
+                if newline {
+                    let help = "use `[table]` with a line for each key, or close it on its line";
+                    errors.push_with_help(node.span, "an inline table of several lines", help);
+                }
+            }
+            check_inline_tables(text, table, errors);
+        }
+        Value::List(list) => {
+            for node in list {
+                check_inline_node(text, node, errors);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Where the values of an inline table stand, through dotted keys, in the order of the text.
+fn values_within(table: &Table) -> Vec<Span> {
+    let mut spans = Vec::new();
+    for entry in &table.entries {
+        match &entry.node.value {
+            // A dotted key makes a table whose span is the key's.
+            Value::Table(inner) if entry.node.span == entry.key.span => {
+                spans.extend(values_within(inner));
+            }
+            _ => spans.push(entry.node.span),
+        }
+    }
+    spans.sort_by_key(|span| span.start);
+    spans
 }
 
 struct Reader<'a> {
@@ -182,6 +236,20 @@ mod tests {
         let mut errors = Errors::default();
         assert!(read(0, "a = \nb = 1 1\nc = [\n", &mut errors).is_none());
         assert!(errors.len() >= 3);
+    }
+
+    #[test]
+    fn an_inline_table_stays_on_its_line_and_its_strings_and_lists_need_not() {
+        let problems = |toml: &str| {
+            let mut errors = Errors::default();
+            read(0, toml, &mut errors).unwrap();
+            errors.len()
+        };
+        assert_eq!(problems("a = [{ b = 1, c.d = '''x\ny''', e = [\n1] },\n { f = 1 }]\n"), 0);
+        assert_eq!(problems("[t]\na.b = 1\nc = 2\n[[u]]\nv = { w = { x = \"{\" } }"), 0);
+        assert_eq!(problems("a = {\n b = 1 }\n"), 1);
+        assert_eq!(problems("a = { b = { c = 1,\n d = 2 } }\n"), 1);
+        assert_eq!(problems("a = [{ b = 1, # x\n }]\n"), 1);
     }
 
     #[test]

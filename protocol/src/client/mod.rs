@@ -1,0 +1,449 @@
+//! The async client: one multiplexed connection to one node.
+//!
+//! [`Client`] is cheap to clone and shared by all tasks of a process. Requests are encoded by the
+//! task that asks, written together by one driver task (`connection`), and matched to their
+//! answers by call id. Every queue has a maximum. What happens to a check when no decision can be
+//! had is the handle's own rule, and never silent: it is counted, and told to
+//! [`Options::on_event`].
+
+mod answer;
+mod connection;
+mod error;
+mod handle;
+mod options;
+
+pub use answer::{Answer, Numbers, Rendered, SetDone};
+pub use error::{ClientError, ServerError};
+pub use handle::{BatchItem, CheckArgs, Description, Handle, LimitDescription, SlotDescription};
+pub use options::{Counters, Event, OnEvent, OnUnavailable, Options, ServerInfo};
+
+use alloc::string::{String, ToString};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, timeout_at};
+
+use crate::codec::List;
+use crate::error::EncodeError;
+use crate::framing::next_frame;
+use crate::header::Envelope;
+use crate::limits::ANSWER_BYTES_MAX;
+use crate::request::{
+    BatchRequest, CheckInline, Form, InlineLimit, Intent, Ping, Prepare, Request, Set, SetInline,
+};
+use crate::response::{Prepared, Response};
+use crate::status::{Code, WhenUnavailable};
+use connection::{Command, Shared};
+
+/// Requests that wait for room in flight; the next one waits for room here until its deadline.
+pub const QUEUE_MAX: usize = 1_024;
+
+/// A connection to one node, shared by its clones. Closes when the last clone is dropped.
+#[derive(Clone, Debug)]
+pub struct Client {
+    commands: mpsc::Sender<Command>,
+    shared: Arc<Shared>,
+}
+
+impl Client {
+    /// Connects to `addr` (`host:port`) and shakes hands. Later the connection is made anew
+    /// whenever it is lost. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// [`ClientError::Unreachable`] if nothing answers, [`ClientError::Refused`] if the server
+    /// does not want this client.
+    pub async fn connect(addr: impl Into<String>, options: Options) -> Result<Self, ClientError> {
+        let shared = Arc::new(Shared::new(addr.into(), options));
+        let link = connection::open(&shared).await?;
+        let (commands, queue) = mpsc::channel(QUEUE_MAX);
+        tokio::spawn(connection::drive(shared.clone(), link, queue));
+        Ok(Self { commands, shared })
+    }
+
+    /// The address given to [`connect`](Self::connect).
+    pub fn addr(&self) -> &str {
+        &self.shared.addr
+    }
+
+    /// What the server said of itself at the last handshake.
+    pub fn server(&self) -> Arc<ServerInfo> {
+        self.shared.server()
+    }
+
+    /// What was counted since the first connection.
+    pub fn counters(&self) -> Counters {
+        self.shared.counters()
+    }
+
+    /// Asks for the handle of an API, or of one of its classes.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with `UNKNOWN_API` or `UNKNOWN_CLASS`, or any trouble on the way.
+    pub async fn prepare(&self, api: &str, class: Option<&str>) -> Result<Handle, ClientError> {
+        Ok(Handle::new(self.describe(api, class).await?))
+    }
+
+    async fn describe(&self, api: &str, class: Option<&str>) -> Result<Description, ClientError> {
+        let request = Request::Prepare(Prepare { api, class });
+        let frame = self.call(&request, None).await?;
+        match response(&frame)? {
+            Response::Prepare(prepared) => Ok(Description::from_wire(&prepared)),
+            _ => Err(ClientError::WrongAnswer),
+        }
+    }
+
+    /// Checks and charges.
+    ///
+    /// When no decision can be had, the answer is the one that the handle's `when_unavailable`
+    /// prescribes ([`Answer::unavailable`] says so), unless
+    /// [`OnUnavailable::Report`] was chosen. A stale handle is prepared anew and the check sent
+    /// once more, as nothing was charged.
+    ///
+    /// # Errors
+    /// [`ClientError`], of which only a mistake of the caller's remains if the handle decides.
+    pub async fn check(&self, handle: &Handle, args: &CheckArgs) -> Result<Answer, ClientError> {
+        self.decide(handle, args, Intent::Charge).await
+    }
+
+    /// As [`check`](Self::check), and charges nothing.
+    ///
+    /// # Errors
+    /// As [`check`](Self::check).
+    pub async fn peek(&self, handle: &Handle, args: &CheckArgs) -> Result<Answer, ClientError> {
+        self.decide(handle, args, Intent::Peek).await
+    }
+
+    async fn decide(
+        &self,
+        handle: &Handle,
+        args: &CheckArgs,
+        intent: Intent,
+    ) -> Result<Answer, ClientError> {
+        let outcome = self.decide_or_fail(handle, args, intent).await;
+        self.settle(handle, outcome)
+    }
+
+    /// Turns the lack of a decision into the one that the handle prescribes.
+    fn settle(
+        &self,
+        handle: &Handle,
+        outcome: Result<Answer, ClientError>,
+    ) -> Result<Answer, ClientError> {
+        match outcome {
+            Err(error)
+                if error.is_unavailable()
+                    && self.shared.options.on_unavailable == OnUnavailable::ByHandle =>
+            {
+                let description = handle.description();
+                let allow = description.when_unavailable == WhenUnavailable::Allow;
+                self.shared.unavailable(allow, &error);
+                Ok(Answer::without_decision(&description, error))
+            }
+            Ok(answer) => {
+                if answer.failed_open {
+                    self.shared.failed_open_by_server();
+                }
+                Ok(answer)
+            }
+            outcome => outcome,
+        }
+    }
+
+    async fn decide_or_fail(
+        &self,
+        handle: &Handle,
+        args: &CheckArgs,
+        intent: Intent,
+    ) -> Result<Answer, ClientError> {
+        let known = handle.description();
+        let outcome = self.decide_once(&known, &known, args, intent).await;
+        let Err(ClientError::Refused(error)) = &outcome else { return outcome };
+        if !matches!(error.code, Code::StaleHandle | Code::UnknownHandle) {
+            return outcome;
+        }
+        let fresh = self.refresh(handle, &known, error).await?;
+        self.decide_once(&known, &fresh, args, intent).await
+    }
+
+    /// The description after `error` said that `known` is stale.
+    async fn refresh(
+        &self,
+        handle: &Handle,
+        known: &Description,
+        error: &ServerError,
+    ) -> Result<Arc<Description>, ClientError> {
+        let fresh = match error.layout.as_deref().map(Prepared::decode_body) {
+            Some(Ok(prepared)) => Description::from_wire(&prepared),
+            _ => {
+                let class = Some(known.class.as_str()).filter(|class| !class.is_empty());
+                self.describe(&known.api, class).await?
+            }
+        };
+        self.shared.tell(&Event::HandleChanged { api: known.api.clone() });
+        Ok(handle.replace(fresh))
+    }
+
+    async fn decide_once(
+        &self,
+        written_for: &Description,
+        description: &Description,
+        args: &CheckArgs,
+        intent: Intent,
+    ) -> Result<Answer, ClientError> {
+        let values = args.values_for(written_for, description)?;
+        let check = args.request(description, intent, &values);
+        let frame = self.call(&Request::Check(check), args.deadline).await?;
+        answer(&frame, Some(description))
+    }
+
+    /// Checks inline limits, all or nothing. Without a handle there is no rule for when no decision
+    /// can be had, so that is always an error here.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn check_inline(
+        &self,
+        limits: &[InlineLimit<'_>],
+        form: Form,
+    ) -> Result<Answer, ClientError> {
+        self.decide_inline(limits, form, Intent::Charge).await
+    }
+
+    /// As [`check_inline`](Self::check_inline), and charges nothing.
+    ///
+    /// # Errors
+    /// As [`check_inline`](Self::check_inline).
+    pub async fn peek_inline(
+        &self,
+        limits: &[InlineLimit<'_>],
+        form: Form,
+    ) -> Result<Answer, ClientError> {
+        self.decide_inline(limits, form, Intent::Peek).await
+    }
+
+    async fn decide_inline(
+        &self,
+        limits: &[InlineLimit<'_>],
+        form: Form,
+        intent: Intent,
+    ) -> Result<Answer, ClientError> {
+        let limits = List::from(limits);
+        let check = CheckInline { intent, form, deadline_nanos: None, limits };
+        let frame = self.call(&Request::CheckInline(check), None).await?;
+        answer(&frame, None)
+    }
+
+    /// Sets what the counters of these values have used: of the limit at index `limit`, or of
+    /// all that apply. 0 resets. A stale handle is prepared anew if no index was given.
+    ///
+    /// # Errors
+    /// [`ClientError`]; `FORBIDDEN` without the capability adjust.
+    pub async fn set(
+        &self,
+        handle: &Handle,
+        args: &CheckArgs,
+        limit: Option<u16>,
+        used: u64,
+    ) -> Result<SetDone, ClientError> {
+        let known = handle.description();
+        let outcome = self.set_once(&known, &known, args, limit, used).await;
+        let Err(ClientError::Refused(error)) = &outcome else { return outcome };
+        if limit.is_some() || !matches!(error.code, Code::StaleHandle | Code::UnknownHandle) {
+            return outcome;
+        }
+        let fresh = self.refresh(handle, &known, error).await?;
+        self.set_once(&known, &fresh, args, limit, used).await
+    }
+
+    async fn set_once(
+        &self,
+        written_for: &Description,
+        description: &Description,
+        args: &CheckArgs,
+        limit: Option<u16>,
+        used: u64,
+    ) -> Result<SetDone, ClientError> {
+        let values = args.values_for(written_for, description)?;
+        let (handle, layout) = (description.handle, description.layout);
+        let values = values[..].into();
+        let request = Request::Set(Set { handle, layout, used, limit, values });
+        self.set_done(&request).await
+    }
+
+    /// Sets what an inline limit's counter has used: the limit's `cost`.
+    ///
+    /// # Errors
+    /// As [`set`](Self::set).
+    pub async fn set_inline(&self, limit: InlineLimit<'_>) -> Result<SetDone, ClientError> {
+        self.set_done(&Request::SetInline(SetInline { limit })).await
+    }
+
+    async fn set_done(&self, request: &Request<'_>) -> Result<SetDone, ClientError> {
+        let frame = self.call(request, None).await?;
+        match response(&frame)? {
+            Response::Set(set) => Ok(SetDone { counters: set.counters, witness: set.witness }),
+            _ => Err(ClientError::WrongAnswer),
+        }
+    }
+
+    /// Sends several checks and peeks in one frame; each is decided by itself, and fails by
+    /// itself. Items whose handle was stale are sent once more, one by one. What an item gets when
+    /// no decision can be had is as in [`check`](Self::check).
+    ///
+    /// # Errors
+    /// If the batch as a whole does not fit its maxima, or is refused by the server.
+    pub async fn batch(
+        &self,
+        items: &[BatchItem<'_>],
+    ) -> Result<Vec<Result<Answer, ClientError>>, ClientError> {
+        let known: Vec<_> = items.iter().map(BatchItem::description).collect();
+        let mut frame = Vec::new();
+        let mut batch = BatchRequest::begin(0, &mut frame);
+        for (item, description) in items.iter().zip(&known) {
+            item.encode(description.as_deref(), &mut batch)?;
+        }
+        batch.finish();
+        let outcomes = match self.exchange(frame, None).await {
+            Ok(frame) => batch_answers(&frame, &known)?,
+            Err(error) if error.is_unavailable() => {
+                items.iter().map(|_| Err(error.copy())).collect()
+            }
+            Err(error) => return Err(error),
+        };
+        let mut answers = Vec::with_capacity(items.len());
+        for ((item, known), outcome) in items.iter().zip(&known).zip(outcomes) {
+            answers.push(self.batch_outcome(item, known.as_deref(), outcome).await);
+        }
+        Ok(answers)
+    }
+
+    async fn batch_outcome(
+        &self,
+        item: &BatchItem<'_>,
+        known: Option<&Description>,
+        outcome: Result<Answer, ClientError>,
+    ) -> Result<Answer, ClientError> {
+        let (BatchItem::Handle { handle, args, intent }, Some(known)) = (item, known) else {
+            return outcome;
+        };
+        let outcome = match outcome {
+            Err(ClientError::Refused(error))
+                if matches!(error.code, Code::StaleHandle | Code::UnknownHandle) =>
+            {
+                match self.refresh(handle, known, &error).await {
+                    Ok(fresh) => self.decide_once(known, &fresh, args, *intent).await,
+                    Err(error) => Err(error),
+                }
+            }
+            outcome => outcome,
+        };
+        self.settle(handle, outcome)
+    }
+
+    /// Asks for a sign of life and returns how long it took.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn ping(&self) -> Result<Duration, ClientError> {
+        let sent_at = Instant::now();
+        let frame = self.call(&Request::Ping(Ping { payload: &[] }), None).await?;
+        match response(&frame)? {
+            Response::Ping(_) => Ok(sent_at.elapsed()),
+            _ => Err(ClientError::WrongAnswer),
+        }
+    }
+
+    async fn call(
+        &self,
+        request: &Request<'_>,
+        deadline: Option<Duration>,
+    ) -> Result<Bytes, ClientError> {
+        let mut frame = Vec::new();
+        request.encode(Envelope::Call(0), &mut frame)?;
+        self.exchange(frame, deadline).await
+    }
+
+    /// Sends a frame and waits for its answer. A frame that crossed a GOAWAY was not charged and
+    /// is sent once more.
+    async fn exchange(
+        &self,
+        frame: Vec<u8>,
+        deadline: Option<Duration>,
+    ) -> Result<Bytes, ClientError> {
+        let after = deadline.unwrap_or(self.shared.options.deadline);
+        let until = Instant::now() + after;
+        let frame = Bytes::from(frame);
+        let mut may_repeat = true;
+        loop {
+            let (reply, answered) = oneshot::channel();
+            let command = Command { frame: frame.clone(), reply };
+            let exchange = async {
+                self.commands.send(command).await.map_err(|_| ClientError::Closed)?;
+                answered.await.map_err(|_| ClientError::Closed)?
+            };
+            let bytes = match timeout_at(until, exchange).await {
+                Ok(outcome) => outcome?,
+                Err(_) => return Err(ClientError::TimedOut { after }),
+            };
+            match response(&bytes)? {
+                Response::Error(error) if error.code == Code::ShuttingDown && may_repeat => {
+                    may_repeat = false;
+                }
+                Response::Error(error) => {
+                    return Err(ClientError::refused(&error));
+                }
+                _ => return Ok(bytes),
+            }
+        }
+    }
+}
+
+impl From<EncodeError> for ClientError {
+    fn from(error: EncodeError) -> Self {
+        Self::BadArgument(error)
+    }
+}
+
+/// The answer in a frame that the driver has found whole.
+fn response(frame: &[u8]) -> Result<Response<'_>, ClientError> {
+    match next_frame(frame, ANSWER_BYTES_MAX) {
+        Ok(Some((frame, _))) => Response::decode(&frame.message()).map_err(ClientError::BadAnswer),
+        _ => Err(ClientError::WrongAnswer),
+    }
+}
+
+fn answer(frame: &[u8], description: Option<&Description>) -> Result<Answer, ClientError> {
+    match response(frame)? {
+        Response::Check(answer) => Ok(Answer::from_wire(&answer, description)),
+        _ => Err(ClientError::WrongAnswer),
+    }
+}
+
+fn batch_answers(
+    frame: &[u8],
+    known: &[Option<Arc<Description>>],
+) -> Result<Vec<Result<Answer, ClientError>>, ClientError> {
+    let Response::Batch(batch) = response(frame)? else { return Err(ClientError::WrongAnswer) };
+    if batch.items.len() != known.len() {
+        return Err(ClientError::WrongAnswer);
+    }
+    let answer = |(item, description): (_, &Option<Arc<Description>>)| match Response::decode(&item)
+    {
+        Ok(Response::Check(answer)) => Ok(Answer::from_wire(&answer, description.as_deref())),
+        Ok(Response::Error(error)) => Err(ClientError::refused(&error)),
+        Ok(_) => Err(ClientError::WrongAnswer),
+        Err(error) => Err(ClientError::BadAnswer(error)),
+    };
+    Ok(batch.items.iter().zip(known).map(answer).collect())
+}
+
+/// The parts of an I/O error that can be told to several callers.
+fn copy_io(error: &std::io::Error) -> std::io::Error {
+    match error.raw_os_error() {
+        Some(number) => std::io::Error::from_raw_os_error(number),
+        None => std::io::Error::new(error.kind(), error.to_string()),
+    }
+}

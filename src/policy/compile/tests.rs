@@ -1,0 +1,310 @@
+//! What compiles, what does not and why, and that nothing panics.
+
+use proptest::prelude::*;
+
+use super::super::resolve::{Request, Scratch};
+use super::super::{BUILT_IN, render_report};
+use super::*;
+use crate::engine::command::Charge;
+
+const SEED: Seed = Seed::new([7; 16]);
+
+fn compiled(text: &str) -> Policy {
+    match compile(&[Source { name: "p.toml", text }], &SEED) {
+        Ok(policy) => policy,
+        Err(errors) => panic!("{errors}"),
+    }
+}
+
+fn problems(text: &str) -> Vec<String> {
+    match compile(&[Source { name: "p.toml", text }], &SEED) {
+        Ok(_) => Vec::new(),
+        Err(errors) => errors.iter().map(|error| error.message.clone()).collect(),
+    }
+}
+
+/// Problems of a policy with these lines under `[api.a]` and these under `[api.a.limit]`.
+fn problems_of(api: &str, limits: &str) -> Vec<String> {
+    problems(&format!("schema = 1\n[api.a]\n{api}\n[api.a.limit]\n{limits}\n"))
+}
+
+#[test]
+fn the_built_in_example_compiles_to_what_it_says() {
+    let policy = compiled(BUILT_IN.text);
+    assert_eq!(policy.apis().collect::<Vec<_>>(), ["media"]);
+    let classes: Vec<_> = policy.classes("media").collect();
+    let expected = ["files_post", "images_post", "read", "videos_post"];
+    assert_eq!(classes, [&expected[..], &["webhook_endpoints_post"]].concat());
+    let api = policy.handle_of("media", None).unwrap();
+    let slots: Vec<_> = api.slots().iter().map(|slot| (&*slot.name, slot.slot_use)).collect();
+    assert_eq!(
+        slots,
+        [
+            ("method", SlotUse::Route),
+            ("path", SlotUse::Route),
+            ("team", SlotUse::Key),
+            ("request_id", SlotUse::Text),
+        ]
+    );
+    assert!(api.slots()[2].required && !api.slots()[3].required);
+    let headers: Vec<_> = api.header_names().collect();
+    let preset = ["X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"];
+    assert_eq!(headers, [&preset[..], &["Retry-After", "Cache-Control"]].concat());
+    let constant = [(Box::from("Cache-Control"), Box::from("no-store"))];
+    assert_eq!(api.denial_headers(), constant);
+    assert_eq!(api.denial_status(), 429);
+    let class = policy.handle_of("media", Some("images_post")).unwrap();
+    let slots: Vec<_> = class.slots().iter().map(|slot| &*slot.name).collect();
+    assert_eq!(slots, ["team", "request_id"]);
+    let limits: Vec<_> = class.limits().iter().map(|limit| &*limit.name).collect();
+    assert_eq!(limits, ["images_post"]);
+    for handle in policy.handles() {
+        assert_eq!(policy.handle(handle.number()).unwrap().layout(), handle.layout());
+        for limit in handle.limits() {
+            assert_eq!(policy.limit(limit.id).unwrap().name, limit.name);
+        }
+    }
+    assert!(policy.handle(0).is_none() && policy.limit(LimitId::INLINE).is_none());
+    assert_eq!(policy.summary(), "media: 5 classes, 5 limits (2 off), 9 tests\n");
+}
+
+#[test]
+fn layouts_differ_where_positions_mean_something_else() {
+    let policy = compiled(BUILT_IN.text);
+    let mut layouts: Vec<u64> = policy.handles().iter().map(Handle::layout).collect();
+    layouts.sort_unstable();
+    layouts.dedup();
+    assert_eq!(layouts.len(), policy.handles().len());
+    let numbers = compiled(&BUILT_IN.text.replace("60/min burst 120", "60/min burst 119"));
+    let names = compiled(
+        &BUILT_IN.text.replace("attr.request_id", "attr.rid").replace("request_id=req", "rid=req"),
+    );
+    let layout = |policy: &Policy| policy.handle_of("media", None).unwrap().layout();
+    assert_eq!(layout(&policy), layout(&numbers));
+    assert_ne!(layout(&policy), layout(&names));
+    assert_ne!(policy.version(), numbers.version());
+    assert_eq!(policy.version(), compiled(BUILT_IN.text).version());
+}
+
+#[test]
+fn a_problem_of_each_sort_is_told() {
+    let class = r#"class.x = ["/x"]"#;
+    let cases: &[(&str, &str, &str)] = &[
+        ("klass.x = ['/x']", "", "unknown key `klass`"),
+        ("tiers = ['a']", "", "`tiers` is not supported yet"),
+        ("deny = []", "", "`deny` is not supported yet"),
+        ("class.x = []", "", "class `x` is empty"),
+        ("class.x = ['x']", "", "`x` is no path pattern"),
+        ("class.'a b' = ['/x']", "", "`a b` is no name for a class"),
+        ("class.x = ['GET *', 'GET /a']", "", "unreachable route `GET /a`"),
+        ("class.x = ['/a/:x', '/a/*']", "", "unreachable route `/a/:x`"),
+        ("class.x = ['/a/:x', '/:y/b']", "", "routes `/a/:x` and `/:y/b` overlap"),
+        ("class.x = ['POST /a/:x', 'GET /:y/b']", "", ""),
+        ("class.x = ['/a']\nclass.y = ['/a', '/b']", "", ""),
+        ("", "l = { bucket = '1/s', on = 'x' }", "unknown class `x`"),
+        (class, "l = { bucket = '1/s', on = ['x', 'x'] }", "class `x` stands here twice"),
+        (
+            class,
+            "l = { bucket = '1/s', on = 'x', except = ['x'] }",
+            "no request can reach limit `l`",
+        ),
+        (
+            "",
+            "l = { bucket = '1/s', on = { class = 'x' } }",
+            "a match on several conditions is not supported yet",
+        ),
+        ("", "l = { bucket = '1/s', on = [] }", "an empty list matches nothing"),
+        ("", "l = { }", "limit `l` has no kind"),
+        ("", "l = { bucket = '1/s', fixed = '1/s' }", "limit `l` has a second kind"),
+        ("", "l = { sliding = '1/s' }", "`sliding` is not supported yet"),
+        (
+            "",
+            "l = { concurrent = 3, lease = '1min' }",
+            "`concurrent` is not supported yet|`lease` is not supported yet",
+        ),
+        ("", "l = { bucket.tier = { a = '1/s' } }", "a table of quotas is not supported yet"),
+        ("", "l = { bucket = 5 }", "found an integer, allowed is a string, in quotes"),
+        ("", "l = { bucket = '60/m' }", "`m` is no unit of time"),
+        (
+            "",
+            "l = { fixed = '50/min, 5/day' }",
+            "the longer window allows less: `5/day` beside `50/min`",
+        ),
+        ("", "l = { bucket = '1/s', align = 'clock' }", "a bucket has no windows to align"),
+        ("", "l = { fixed = '1/s', align = 'clok' }", "unknown value `clok`"),
+        (
+            "",
+            "l = { bucket = '9/s burst 3', cost = 5 }",
+            "a cost of 5 never fits: limit `l` holds 3",
+        ),
+        (
+            "",
+            "l = { bucket = '9/s', cost = 0 }",
+            "the number is 0, allowed is 1 to 9007199254740992",
+        ),
+        ("", "l = { bucket = '9/s', cost = 1.5 }", "found a float, allowed is an integer"),
+        (
+            "",
+            "l = { bucket = '9/s', cost.route = { '*' = 5 } }",
+            "a table of costs is not supported yet",
+        ),
+        ("", "l = { bucket = '9/s', mode = 'shadow' }", "`shadow` is not supported yet"),
+        ("", "l = { bucket = '9/s', mode = 'of' }", "unknown value `of`"),
+        ("", "l = { bucket = '9/s', status = 200 }", "the number is 200, allowed is 400 to 599"),
+        ("", "l = { bucket = '9/s', per = ['route'] }", "`route` in `per` is not supported yet"),
+        (
+            "",
+            "l = { bucket = '9/s', per = ['ip/64'] }",
+            "a key normaliser, as in `ip/64`, is not supported yet",
+        ),
+        ("", "l = { bucket = '9/s', per = ['a', 'a'] }", "`a` stands in `per` twice"),
+        ("", "l = { bucket = '9/s', per = ['é'] }", "`é` is no name for an attribute"),
+        ("", "l = { bucket = '9/s', missing = 'deny' }", "unknown value `deny`"),
+        ("", "l = { bucket = '9/s', charge = 'always' }", "`charge` is not supported yet"),
+        ("", "binding = { bucket = '9/s' }", "`binding` cannot name a limit: templates use it"),
+        ("headers.preset = 'github'", "", "the preset `github` is not supported yet"),
+        ("headers.preset = 'x-rate'", "", "unknown preset `x-rate`"),
+        ("headers.reset = 'full_epoch'", "", "`reset` needs a preset that shows it"),
+        ("headers = { preset = 'x-ratelimit', reset = 'full' }", "", "unknown field `full`"),
+        (
+            "headers = { preset = 'x-ratelimit', from = 'm' }",
+            "l = { bucket = '9/s' }",
+            "unknown limit `m`",
+        ),
+        (
+            "headers = { preset = 'x-ratelimit', from = 'l' }",
+            "l = { fixed = '9/s, 9/min' }",
+            "limit `l` has several windows",
+        ),
+        ("headers.always = { 'X Y' = 'a' }", "", "`X Y` is no name of a header"),
+        ("headers.denied = { X = 'a', x = 'b' }", "", "header `x` stands here twice"),
+        (
+            "headers.denied = { X = \"a\\nb\" }",
+            "",
+            "a header value holds visible ASCII characters and spaces only",
+        ),
+        ("headers.denied = { X = '{text.type}' }", "", "`{text.type}` is not supported yet"),
+        ("denied.body = '{ \"a\": }'", "", "not JSON: expected value"),
+        ("denied.body = { day = '1' }", "", "a table of bodies is not supported yet"),
+    ];
+    for (api, limits, expected) in cases {
+        assert_eq!(problems_of(api, limits).join("|"), *expected, "{api} {limits}");
+    }
+}
+
+#[test]
+fn all_problems_of_all_sources_are_told_at_once() {
+    let first = "schema = 1\n[api.a]\nclas.x = 1\nlimit.l = { bucket = '1/m' }\n";
+    let second = "[api.a]\nheaders.preset = 'nonne'\n[[tests]]\n";
+    let sources = [Source { name: "1", text: first }, Source { name: "2", text: second }];
+    let errors = compile(&sources, &SEED).unwrap_err();
+    let shown: Vec<String> = errors.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        shown,
+        [
+            "1:3:1: unknown key `clas`",
+            "1:4:25: `m` is no unit of time",
+            "2:1:1: `schema` is missing",
+            "2:1:6: API `a` is defined twice",
+            "2:2:18: unknown preset `nonne`",
+            "2:3:3: unknown key `tests`",
+        ]
+    );
+    let helps: Vec<&str> = errors.iter().filter_map(|error| error.help.as_deref()).collect();
+    assert!(helps.contains(&"did you mean `class`?") && helps.contains(&"min or month?"));
+}
+
+#[test]
+fn a_problem_is_shown_with_its_line_and_a_caret() {
+    let text = "schema = 1\n[api.a]\nlimit.l = { buckte = \"60/min\" }\n";
+    let errors = compile(&[Source { name: "p.toml", text }], &SEED).unwrap_err();
+    let expected = "\
+error: limit `l` has no kind
+ --> p.toml:3:7
+  |
+3 | limit.l = { buckte = \"60/min\" }
+  |       ^
+  |
+  = help: give it one, as in `bucket = \"60/min burst 120\"` or `fixed = \"5/min\"`
+
+error: unknown key `buckte`
+ --> p.toml:3:13
+  |
+3 | limit.l = { buckte = \"60/min\" }
+  |             ^^^^^^
+  |
+  = help: did you mean `bucket`?
+
+2 errors in the policy
+";
+    assert_eq!(errors.render_plain(), expected);
+}
+
+fn charges(policy: &Policy, class: Option<&str>, values: &[Option<&[u8]>]) -> Vec<Charge> {
+    let handle = policy.handle_of("a", class).unwrap();
+    let (mut charges, mut limits) = (Vec::new(), Vec::new());
+    let request = Request { values, costs: &[] };
+    handle.resolve(&request, &mut Scratch::default(), &mut charges, &mut limits).unwrap();
+    charges
+}
+
+#[test]
+fn an_edit_of_the_numbers_keeps_counters_and_another_window_does_not() {
+    let keys = |kind: &str| {
+        let text = format!("schema = 1\n[api.a.limit]\nl = {{ per = ['u'], {kind} }}\n");
+        let values = [Some(&b"GET"[..]), Some(b"/"), Some(b"me")];
+        let charges = charges(&compiled(&text), None, &values);
+        charges.iter().map(|charge| charge.key).collect::<Vec<_>>()
+    };
+    let bucket = keys("bucket = '60/min burst 120'");
+    assert_eq!(bucket, keys("bucket = '10/hour burst 3', on = '/', cost = 2"));
+    let fixed = keys("fixed = '5/min'");
+    assert_ne!(bucket, fixed);
+    assert_eq!(fixed, keys("fixed = '9/60s'"));
+    assert_eq!(fixed[0], keys("fixed = '9/min, 10/day'")[0]);
+    assert_ne!(fixed, keys("fixed = '5/2min'"));
+    assert_ne!(fixed, keys("fixed = '5/min', align = 'first'"));
+}
+
+fn mutated() -> impl Strategy<Value = String> {
+    let edit = (any::<prop::sample::Index>(), 0usize..6, ".{0,3}|[\\[\\]{}='\"\\n]{1,2}");
+    prop::collection::vec(edit, 1..4).prop_map(|edits| {
+        let mut text = BUILT_IN.text.to_owned();
+        for (at, remove, insert) in edits {
+            let places: Vec<usize> = text.char_indices().map(|(place, _)| place).collect();
+            let at = at.index(places.len());
+            let end = places.get(at + remove).copied().unwrap_or(text.len());
+            text.replace_range(places[at]..end, &insert);
+        }
+        text
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    #[test]
+    fn no_edit_of_a_policy_panics(text in mutated()) {
+        match compile(&[Source { name: "p.toml", text: &text }], &SEED) {
+            Ok(policy) => { policy.summary(); }
+            Err(errors) => { prop_assert!(!errors.render_colored().is_empty()); }
+        }
+    }
+
+    #[test]
+    fn no_text_panics(text in "(schema = 1\n)?(\\[api\\.a\\]\n)?([a-z.]{1,8} = (1|'[a-z/0-9 ]{0,8}'|\\{ [a-z]{1,6} = '.' \\})\n){0,4}") {
+        let _ = compile(&[Source { name: "p.toml", text: &text }], &SEED);
+    }
+}
+
+#[test]
+fn no_cut_of_a_policy_panics() {
+    let text = &BUILT_IN.text[..4000];
+    for end in (0..text.len()).filter(|end| text.is_char_boundary(*end)).step_by(7) {
+        if let Err(errors) = compile(&[Source { name: "p", text: &text[..end] }], &SEED) {
+            errors.render_plain();
+        }
+    }
+    let policy = compiled(BUILT_IN.text);
+    assert!(render_report(&policy.run_tests()).ends_with(" passed, 0 failed\n"));
+}
