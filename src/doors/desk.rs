@@ -9,7 +9,7 @@ use crate::engine::command::{Charge, LimitId};
 use crate::engine::decision::{Decision, Reading, Refusal, Verdict};
 use crate::engine::table::{Pinned, Stamp};
 use crate::engine::time::Now;
-use crate::metrics::cells::{Outcome, Worker};
+use crate::metrics::cells::{Outcome, Protocol, Worker};
 use crate::policy::{Handle, Request, ResolveError, Resolved, Scratch, Unavailable};
 
 use super::Instance;
@@ -57,9 +57,14 @@ pub enum Problem {
 }
 
 impl Desk {
-    /// An empty desk for one thread.
+    /// An empty desk for one thread of the binary door.
     pub fn new(instance: Arc<Instance>) -> Self {
-        let cells = instance.cells.worker();
+        Self::of(Protocol::Binary, instance)
+    }
+
+    /// An empty desk for one thread of the door that speaks `protocol`.
+    pub fn of(protocol: Protocol, instance: Arc<Instance>) -> Self {
+        let cells = instance.cells.worker(protocol);
         Self {
             instance,
             cells,
