@@ -2,6 +2,8 @@
 
 mod serve;
 
+mod status;
+
 mod bench;
 
 pub mod load;
@@ -23,6 +25,8 @@ struct Cli {
 enum Command {
     /// Answer checks until a signal ends it
     Serve(serve::Serve),
+    /// Show a node's policy, keys, rates and connections
+    Status(status::Status),
     /// Measure throughput and latency under load
     Bench(bench::Bench),
 }
@@ -31,6 +35,7 @@ enum Command {
 pub fn run() -> ExitCode {
     match Cli::parse().command {
         Command::Serve(serve) => serve.run(),
+        Command::Status(status) => status.run(),
         Command::Bench(bench) => bench.run(),
     }
 }
