@@ -330,7 +330,7 @@ mod tests {
             apis: vec![api],
             limits: vec![LimitFigures { api: "a".into(), limit, deny: 7, ..Default::default() }],
             protocols: vec![admin],
-            policy_origin: "odd \"name\"\\\n".into(),
+            policy_origin: "odd \"name\"\n\\x".into(),
             build_version: "1.2.3",
             ..Figures::default()
         }
@@ -346,7 +346,7 @@ mod tests {
             "tollkeeper_decisions_total{api=\"a\",limit=\"x.minute\",outcome=\"deny\"} 7",
             "tollkeeper_keys{api=\"a\",limit=\"x.minute\"} 0",
             "tollkeeper_build_info{version=\"1.2.3\"} 1",
-            "tollkeeper_policy_info{version=\"\",origin=\"odd \\\"name\\\"\\\\\\n\"} 1",
+            "tollkeeper_policy_info{version=\"\",origin=\"odd \\\"name\\\"\\n\\\\x\"} 1",
             "# TYPE tollkeeper_decision_duration_seconds histogram",
         ] {
             assert!(page.lines().any(|found| found == line), "{line} is not in\n{page}");
