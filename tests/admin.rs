@@ -295,10 +295,13 @@ fn bad_input_gets_an_error_that_names_it() {
     assert!(oversized.error().1.contains("65537") && oversized.error().1.contains("65536"));
     // One that lies about its length, or gives none, is not read further than the maximum either.
     let chunk = format!("11000\r\n{}\r\n0\r\n\r\n", " ".repeat(0x11000));
-    let chunked = daemon.send(&format!(
-        "POST /v1/check HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
-         content-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n{chunk}"
-    ));
+    let chunked_with = |chunks: &str| {
+        daemon.send(&format!(
+            "POST /v1/check HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
+             content-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n{chunks}"
+        ))
+    };
+    let chunked = chunked_with(&chunk);
     assert_eq!((chunked.status, chunked.error().0.as_str()), (413, "TOO_LARGE"));
 
     let form =

@@ -52,7 +52,7 @@ pub const HEAD_TIME_MAX: Duration = Duration::from_secs(5);
 pub const BODY_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// How long a connection lives: whoever neither reads nor goes gives its place up then.
-pub const CONNECTION_TIME_MAX: Duration = Duration::from_secs(60);
+pub const CONNECTION_TIME_MAX: Duration = Duration::from_secs(20);
 
 /// How long the request in progress has when its connection is to end.
 pub const CLOSE_TIME_MAX: Duration = Duration::from_millis(500);

@@ -5,14 +5,16 @@ use std::fmt::Write;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::Router;
-use axum::body::{Body, to_bytes};
-use axum::extract::{Request, State};
+use axum::body::Bytes;
+use axum::extract::rejection::{BytesRejection, FailedToBufferBody};
+use axum::extract::{DefaultBodyLimit, FromRequest, Request, State};
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde::Serialize;
 use serde_json::json;
+use tokio::time::timeout;
 
 use crate::doors::report::ErrorReport;
 use crate::doors::{Desk, Instance, Intent};
@@ -55,6 +57,7 @@ pub(super) fn router(instance: Arc<Instance>, vitals: Arc<Vitals>) -> Router {
         .route("/v1/peek", post(peek))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(from_fn_with_state(Arc::clone(&admin), count))
         .with_state(admin)
 }
@@ -122,26 +125,19 @@ async fn status(State(admin): Shared) -> Response {
     json_response(StatusCode::OK, &Status::of(&admin.instance, &admin.vitals))
 }
 
-async fn check(State(admin): Shared, headers: HeaderMap, body: Body) -> Response {
-    ask(&admin, &headers, body, Intent::Charge).await
+async fn check(State(admin): Shared, request: Request) -> Result<Response, Refused> {
+    ask(&admin, request, Intent::Charge).await
 }
 
-async fn peek(State(admin): Shared, headers: HeaderMap, body: Body) -> Response {
-    ask(&admin, &headers, body, Intent::Peek).await
+async fn peek(State(admin): Shared, request: Request) -> Result<Response, Refused> {
+    ask(&admin, request, Intent::Peek).await
 }
 
-async fn ask(admin: &Admin, headers: &HeaderMap, body: Body, intent: Intent) -> Response {
-    if let Err(response) = expects_json(headers) {
-        return response;
-    }
-    let body = match read_body(headers, body).await {
-        Ok(body) => body,
-        Err(response) => return response,
-    };
-    match Asked::parse(&body).and_then(|asked| decide(admin, &asked, intent)) {
-        Ok(report) => report,
-        Err(Bad(error)) => error_response(StatusCode::BAD_REQUEST, &error),
-    }
+async fn ask(admin: &Admin, request: Request, intent: Intent) -> Result<Response, Refused> {
+    expects_json(request.headers())?;
+    let body = read_body(request).await?;
+    let asked = Asked::parse(&body)?;
+    Ok(decide(admin, &asked, intent)?)
 }
 
 fn decide(admin: &Admin, asked: &Asked, intent: Intent) -> Result<Response, Bad> {
@@ -160,7 +156,7 @@ fn decide(admin: &Admin, asked: &Asked, intent: Intent) -> Result<Response, Bad>
 
 /// A page in a browser may send a form to any address, but JSON only where it is let to: without
 /// this, every web page that an operator opens could charge counters.
-fn expects_json(headers: &HeaderMap) -> Result<(), Response> {
+fn expects_json(headers: &HeaderMap) -> Result<(), Refused> {
     let found = headers.get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or("?"));
     let essence = found.map(|found| found.split(';').next().unwrap_or_default().trim());
     if essence.is_some_and(|essence| essence.eq_ignore_ascii_case("application/json")) {
@@ -168,55 +164,75 @@ fn expects_json(headers: &HeaderMap) -> Result<(), Response> {
     }
     let found = found.map_or("missing".to_owned(), |found| format!("`{}`", clip(found)));
     let message = format!("header `content-type` is {found}, allowed is `application/json`");
-    Err(error(StatusCode::UNSUPPORTED_MEDIA_TYPE, "UNSUPPORTED_MEDIA_TYPE", message))
+    Err(Refused::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "UNSUPPORTED_MEDIA_TYPE", message))
 }
 
 /// Reads a body that keeps to its length and time. One that says it is too long is not read.
-async fn read_body(headers: &HeaderMap, body: Body) -> Result<axum::body::Bytes, Response> {
+async fn read_body(request: Request) -> Result<Bytes, Refused> {
     let too_large = |found: &str| {
         let message = format!("the body has {found} bytes, allowed are {BODY_BYTES_MAX}");
-        error(StatusCode::PAYLOAD_TOO_LARGE, "TOO_LARGE", message)
+        Refused::new(StatusCode::PAYLOAD_TOO_LARGE, "TOO_LARGE", message)
     };
-    let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
-    if let Some(length) = length.and_then(|length| length.parse::<u64>().ok())
-        && length > BODY_BYTES_MAX as u64
-    {
+    let length = request.headers().get(header::CONTENT_LENGTH);
+    let length = length.and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    if let Some(length) = length.filter(|length| *length > BODY_BYTES_MAX as u64) {
         return Err(too_large(&length.to_string()));
     }
-    match tokio::time::timeout(BODY_TIME_MAX, to_bytes(body, BODY_BYTES_MAX)).await {
+    match timeout(BODY_TIME_MAX, Bytes::from_request(request, &())).await {
         Ok(Ok(body)) => Ok(body),
-        // It is too long or was broken off, and who broke it off reads no answer.
-        Ok(Err(_)) => Err(too_large("more")),
+        Ok(Err(BytesRejection::FailedToBufferBody(FailedToBufferBody::LengthLimitError(_)))) => {
+            Err(too_large("more"))
+        }
+        Ok(Err(_)) => {
+            let message = "the body breaks off, or its chunks are malformed".to_owned();
+            Err(Refused::new(StatusCode::BAD_REQUEST, "BAD_REQUEST", message))
+        }
         Err(_) => {
             let message = format!("the body did not come within {BODY_TIME_MAX:?}");
-            Err(error(StatusCode::REQUEST_TIMEOUT, "TIMED_OUT", message))
+            Err(Refused::new(StatusCode::REQUEST_TIMEOUT, "TIMED_OUT", message))
         }
     }
 }
 
-async fn not_found(uri: Uri) -> Response {
+async fn not_found(uri: Uri) -> Refused {
     let message = format!("there is no path `{}`, there are {PATHS}", clip(uri.path()));
-    error(StatusCode::NOT_FOUND, "NOT_FOUND", message)
+    Refused::new(StatusCode::NOT_FOUND, "NOT_FOUND", message)
 }
 
-async fn method_not_allowed(request: Request) -> Response {
+async fn method_not_allowed(request: Request) -> Refused {
     let asks = request.uri().path().ends_with("/check") || request.uri().path().ends_with("/peek");
     let (method, path) = (clip(request.method().as_str()), clip(request.uri().path()));
     let allowed = if asks { "POST" } else { "GET" };
     let message = format!("method {method} on `{path}`, allowed is {allowed}");
-    error(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", message)
+    Refused::new(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", message)
 }
 
 fn clip(text: &str) -> &str {
     &text[..text.floor_char_boundary(128)]
 }
 
-fn error(status: StatusCode, code: &str, message: String) -> Response {
-    error_response(status, &ErrorReport { code: code.to_owned(), message })
+/// A request that got no answer, with the status that says whose fault it is.
+struct Refused {
+    status: StatusCode,
+    error: ErrorReport,
 }
 
-fn error_response(status: StatusCode, error: &ErrorReport) -> Response {
-    json_response(status, &json!({ "error": error }))
+impl Refused {
+    fn new(status: StatusCode, code: &str, message: String) -> Self {
+        Self { status, error: ErrorReport { code: code.to_owned(), message } }
+    }
+}
+
+impl From<Bad> for Refused {
+    fn from(Bad(error): Bad) -> Self {
+        Self { status: StatusCode::BAD_REQUEST, error }
+    }
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        json_response(self.status, &json!({ "error": self.error }))
+    }
 }
 
 fn json_response(status: StatusCode, value: &impl Serialize) -> Response {
