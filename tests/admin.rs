@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tollkeeper_protocol::client::{CheckArgs, Client, Options};
-use tollkeeper_protocol::request::Form;
+use tollkeeper_protocol::request::{Form, InlineLimit, InlineQuota};
 use tollkeeper_protocol::status::Retry;
 
 /// A daemon of its own for one test, on ports that the system chose.
@@ -275,6 +275,39 @@ fn a_check_by_http_answers_what_the_binary_protocol_does() {
 }
 
 #[test]
+fn the_binary_protocols_checks_are_counted_apart_from_http() {
+    let daemon = Daemon::start(&[]);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let client = runtime.block_on(async {
+        let client = Client::connect(daemon.binary.to_string(), Options::default()).await.unwrap();
+        let read = client.prepare("media", Some("read")).await.unwrap();
+        for _ in 0..3 {
+            client.check(&read, &CheckArgs::new().value("team", "t1")).await.unwrap();
+        }
+        let quota = InlineQuota::Bucket { units: 10, window_nanos: 60_000_000_000, burst: 10 };
+        for _ in 0..2 {
+            let limit = InlineLimit { cost: 7, quota, key: b"k" };
+            client.check_inline(&[limit], Form::TERSE).await.unwrap();
+        }
+        client
+    });
+    let metrics = samples(&daemon.get("/metrics").body);
+    let is = |series: &str, value: f64| assert_eq!(metrics[series], value, "{series}");
+    is("tollkeeper_checks_total{api=\"media\",decision=\"allow\"}", 3.0);
+    is("tollkeeper_decisions_total{api=\"media\",limit=\"read\",outcome=\"allow\"}", 3.0);
+    is("tollkeeper_checks_total{api=\"inline\",decision=\"allow\"}", 1.0);
+    is("tollkeeper_checks_total{api=\"inline\",decision=\"deny\"}", 1.0);
+    is("tollkeeper_units_total{api=\"inline\",limit=\"inline\"}", 7.0);
+    is("tollkeeper_keys{api=\"inline\",limit=\"inline\"}", 1.0);
+    // HELLO, PREPARE, three checks and two inline ones; nothing came by HTTP before this scrape.
+    is("tollkeeper_requests_total{protocol=\"binary\"}", 7.0);
+    is("tollkeeper_requests_total{protocol=\"admin\"}", 0.0);
+    is("tollkeeper_connections{protocol=\"binary\"}", 1.0);
+    is("tollkeeper_connections_max{protocol=\"binary\"}", 10_000.0);
+    drop(client);
+}
+
+#[test]
 fn bad_input_gets_an_error_that_names_it() {
     let daemon = Daemon::start(&[]);
     for (body, code, words) in [
@@ -349,6 +382,10 @@ fn what_cannot_be_decided_is_answered_by_when_unavailable() {
         assert_eq!(shut["error"]["code"], code);
         assert!(shut["binding"].is_null() && shut["body"].is_null());
     }
+    // A peek needs no new counter, and is no check.
+    let body = json!({ "api": "a", "class": "shut", "attributes": { "user": "u2" } });
+    let peek = daemon.post("/v1/peek", &body.to_string());
+    assert!(peek.body.contains("\"remaining\":9"), "{}", peek.body);
     let metrics = samples(&daemon.get("/metrics").body);
     assert_eq!(metrics["tollkeeper_unavailable_total{api=\"a\"}"], 4.0);
     assert_eq!(metrics["tollkeeper_keys{api=\"a\",limit=\"open\"}"], 1.0);

@@ -126,7 +126,7 @@ impl Desk {
                 }
                 Ok(Answered::Decided(decision))
             }
-            Err(refusal) => self.refused(api, handle, resolved, refusal),
+            Err(refusal) => self.refused(api, handle, resolved, intent, refusal),
         }
     }
 
@@ -157,13 +157,16 @@ impl Desk {
         api: usize,
         handle: &Handle,
         resolved: &Resolved,
+        intent: Intent,
         refusal: Refusal,
     ) -> Result<Answered, Problem> {
         let limits = self.limits[resolved.limits()].iter();
         let denies = limits
             .filter_map(|&index| handle.limits().get(usize::from(index)))
             .any(|limit| limit.when_unavailable == Unavailable::Deny);
-        self.cells.check(api, Outcome::Unavailable);
+        if intent == Intent::Charge {
+            self.cells.check(api, Outcome::Unavailable);
+        }
         let problem = Problem::Refused(refusal);
         if denies { Err(problem) } else { Ok(Answered::FailedOpen(problem)) }
     }
@@ -197,6 +200,9 @@ impl Desk {
                 Verdict::Deny => &cells.deny,
             };
             count.add(1);
+            if decision.verdict == Verdict::Allow {
+                cells.units.add(charges.iter().map(|charge| charge.cost).sum());
+            }
         }
         Ok(decision)
     }
