@@ -461,23 +461,6 @@ impl Session {
     }
 }
 
-/// The key of a check that asks tersely, at the usual cost, of a class that comes down to one
-/// limit; `None` for any other.
-#[inline]
-fn one_key(handle: &Handle, check: &Check<'_>) -> Option<Key> {
-    let one = handle.one()?;
-    let plain = check.form == Form::TERSE
-        && check.intent == request::Intent::Charge
-        && check.deadline_nanos.is_none()
-        && check.costs.is_empty()
-        && check.values.presence() >> handle.slots().len() == 0;
-    if !plain {
-        return None;
-    }
-    let value = check.values.value(usize::from(one.slot))?;
-    Some(one.key(value))
-}
-
 /// Slots of a handle that has few, as most have.
 const FEW_SLOTS: usize = 4;
 
@@ -520,6 +503,35 @@ impl<F: FnMut() -> Now> Work<'_, '_, F> {
     /// Takes in a check or peek, to be decided with the others.
     #[inline]
     fn ask(&mut self, call: u64, message: &Message<'_>) {
+        if let Some((number, key)) = self.one_key(message) {
+            self.pinned.prefetch(key);
+            let what = What::One { number, key };
+            return self.buffers.asked.push(Asked { call, what, op: message.op });
+        }
+        self.ask_anyhow(call, message);
+    }
+
+    /// Handle and key of a check that asks tersely, at the usual cost, of a class that comes down
+    /// to one limit; `None` for any other.
+    #[inline(always)]
+    fn one_key(&self, message: &Message<'_>) -> Option<(u32, Key)> {
+        if message.op != Op::CHECK || message.flags != Flags::default() {
+            return None;
+        }
+        allowed(Op::CHECK).ok()?;
+        let check = Check::plain(message, request::Intent::Charge)?;
+        let handle = self.loaded.policy.handle(check.handle)?;
+        let one = handle.one()?;
+        let known = check.values.presence() >> handle.slots().len() == 0;
+        if handle.layout() != check.layout || !known {
+            return None;
+        }
+        let value = check.values.value(usize::from(one.slot))?;
+        Some((check.handle, one.key(value)))
+    }
+
+    #[cold]
+    fn ask_anyhow(&mut self, call: u64, message: &Message<'_>) {
         let taken = match message.op {
             Op::CHECK => self.take(call, message, request::Intent::Charge),
             Op::PEEK => self.take(call, message, request::Intent::Peek),
@@ -549,12 +561,6 @@ impl<F: FnMut() -> Now> Work<'_, '_, F> {
         allowed(message.op)?;
         let number = check.handle;
         let handle = handle_of(self.loaded, number, check.layout)?;
-        if let Some(key) = one_key(handle, &check) {
-            self.pinned.prefetch(key);
-            let what = What::One { number, key };
-            self.buffers.asked.push(Asked { call, what, op: message.op });
-            return Ok(());
-        }
         let resolved = self.resolve(handle, &check)?;
         let body_at = (message.body.as_ptr() as usize - self.input.as_ptr() as usize) as u32;
         let body_bytes = message.body.len() as u32;
