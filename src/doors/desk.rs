@@ -100,6 +100,14 @@ impl Desk {
         Ok(resolved)
     }
 
+    /// Takes in a charge that was resolved elsewhere, of the limit with this index in its handle.
+    pub fn take(&mut self, charge: Charge, limit_index: u16) -> Resolved {
+        let resolved = Resolved::one(self.charges.len(), self.limits.len());
+        self.charges.push(charge);
+        self.limits.push(limit_index);
+        resolved
+    }
+
     /// Decides a resolved request and counts it.
     ///
     /// # Errors
@@ -115,9 +123,15 @@ impl Desk {
         stamp: &mut Stamp<F>,
     ) -> Result<Answered, Problem> {
         let charges = &self.charges[resolved.charges()];
-        let decided = match intent {
-            Intent::Charge => pinned.check(charges, stamp, &mut self.readings),
-            Intent::Peek => pinned.peek(charges, stamp, &mut self.readings),
+        let decided = match (intent, charges) {
+            (Intent::Charge, [charge]) => pinned.check_one(charge, stamp).map(|reading| {
+                let decision = Decision::of_one(&reading, stamp.now());
+                self.readings.clear();
+                self.readings.push(reading);
+                decision
+            }),
+            (Intent::Charge, _) => pinned.check(charges, stamp, &mut self.readings),
+            (Intent::Peek, _) => pinned.peek(charges, stamp, &mut self.readings),
         };
         match decided {
             Ok(decision) => {
@@ -128,6 +142,29 @@ impl Desk {
             }
             Err(refusal) => self.refused(api, handle, resolved, intent, refusal),
         }
+    }
+
+    /// Decides a check of one charge and counts it. `None` leaves it to [`Desk::decide`]: nothing
+    /// has been charged then.
+    #[inline]
+    pub fn decide_one<F: FnMut() -> Now>(
+        &self,
+        pinned: &Pinned<'_>,
+        api: usize,
+        charge: &Charge,
+        stamp: &mut Stamp<F>,
+    ) -> Option<Reading> {
+        let reading = pinned.check_one(charge, stamp).ok()?;
+        let cells = self.cells.limit(charge.limit.0);
+        if reading.fits {
+            self.cells.check(api, Outcome::Allow);
+            cells.allow.add(1);
+            cells.units.add(charge.cost);
+        } else {
+            self.cells.check(api, Outcome::Deny);
+            cells.deny.add(1);
+        }
+        Some(reading)
     }
 
     #[inline]
