@@ -150,11 +150,11 @@ impl Table {
     /// What the table holds.
     pub fn usage(&self) -> Usage {
         let guard = epoch::pin();
-        let slots = |shard: &Shard| u64::from(shard.array(&guard).len());
         let (mut slots_all, mut bytes) = (0, 0);
         for shard in &self.shards {
-            slots_all += slots(shard);
-            bytes += slots(shard) * size_of::<slot::Slot>() as u64 + shard.cells.bytes();
+            let slots = shard.slots(&guard);
+            slots_all += slots;
+            bytes += slots * size_of::<slot::Slot>() as u64 + shard.cells.bytes();
         }
         Usage { keys: self.counts.all(), keys_max: self.counts.keys_max(), slots: slots_all, bytes }
     }

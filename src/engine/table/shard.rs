@@ -59,6 +59,17 @@ impl Shard {
         unsafe { current.deref() }
     }
 
+    /// Slots of all arrays of the chain.
+    pub(super) fn slots(&self, guard: &Guard) -> u64 {
+        let mut array = Some(self.array(guard));
+        let mut slots = 0;
+        while let Some(counted) = array {
+            slots += u64::from(counted.len());
+            array = counted.next(guard);
+        }
+        slots
+    }
+
     /// The key's slot, if it has one and the shard is not growing.
     #[inline]
     pub(super) fn find_settled<'g>(
