@@ -140,7 +140,7 @@ impl Connection {
 
     fn poll_bytes(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
-            if self.watch.expired.replace(false) && !self.closes {
+            if self.watch.expired.replace(false) {
                 self.expire();
             }
             if self.sent < self.unsent.len() {
@@ -157,6 +157,12 @@ impl Connection {
     fn expire(&mut self) {
         let state = Rc::clone(&self.state);
         state.borrow().desk.cells.connections_dropped.add(1);
+        if self.closes {
+            // The last word was said, and nobody takes it.
+            self.unsent.clear();
+            self.sent = 0;
+            return;
+        }
         let reason = match self.watch.awaits.get() {
             Awaits::Hello => "HELLO did not come in time",
             Awaits::Frame => "no frame came for too long",

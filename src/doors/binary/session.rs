@@ -247,6 +247,9 @@ impl Session {
             }
             _ => {
                 self.flush(work, out);
+                if self.stage == Stage::Closed {
+                    return;
+                }
                 self.handle_control(work, &frame.header, Request::decode(&message), out);
             }
         }
@@ -401,6 +404,10 @@ impl Session {
         }
         let asked = core::mem::take(&mut work.buffers.asked);
         for asked in &asked {
+            if self.stage == Stage::Closed {
+                // An error that closes is the last word; what came behind it is not charged.
+                break;
+            }
             if work.answer_one(asked, out) {
                 continue;
             }
