@@ -25,6 +25,10 @@ use super::worker::State;
 /// From GOAWAY to the server's last word: what crossed the GOAWAY is still refused in words.
 const LINGER: Duration = Duration::from_millis(100);
 
+/// Room for the front of a frame that a connection keeps. A longer frame's is given back, so that
+/// idle connections cost little whatever they once sent.
+const UNREAD_BYTES_KEPT: usize = 4096;
+
 /// What a connection waits for, and until when. The worker looks at all of them now and then, so
 /// that no read or write needs a timer of its own.
 pub(super) struct Watch {
@@ -155,14 +159,13 @@ impl Connection {
 
     /// Says what took too long, and closes.
     fn expire(&mut self) {
-        let state = Rc::clone(&self.state);
-        state.borrow().desk.cells.connections_dropped.add(1);
         if self.closes {
             // The last word was said, and nobody takes it.
             self.unsent.clear();
             self.sent = 0;
             return;
         }
+        self.state.borrow().desk.cells.connections_dropped.add(1);
         let reason = match self.watch.awaits.get() {
             Awaits::Hello => "HELLO did not come in time",
             Awaits::Frame => "no frame came for too long",
@@ -234,6 +237,9 @@ impl Connection {
         let ended_at = state.clock.now().time;
         let took = ended_at.since(began_at).get();
         state.desk.cells.duration(took, progress.frames as u64);
+        if self.unread.capacity() > UNREAD_BYTES_KEPT {
+            self.unread = Vec::new();
+        }
         self.unread.clear();
         self.unread.extend_from_slice(&state.input[progress.consumed..arrived]);
         self.more = progress.more;
