@@ -111,6 +111,9 @@ struct Connection {
     unread: Vec<u8>,
     /// Whether `unread` may hold whole frames.
     more: bool,
+    /// Whether the client sends as fast as it is answered, so that the last read was as much as
+    /// fits or left work behind.
+    hurried: bool,
     unsent: Vec<u8>,
     sent: usize,
     closes: bool,
@@ -125,6 +128,7 @@ pub(super) async fn run(stream: TcpStream, watch: Rc<Watch>, state: Rc<RefCell<S
         state,
         unread: Vec::new(),
         more: false,
+        hurried: false,
         unsent: Vec::new(),
         sent: 0,
         closes: false,
@@ -154,6 +158,11 @@ impl Connection {
                 return Pin::new(&mut self.stream).poll_shutdown(context);
             }
             ready!(self.poll_answer(context))?;
+            if self.hurried {
+                // The other connections of this thread come first.
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
         }
     }
 
@@ -220,6 +229,7 @@ impl Connection {
             ready!(Pin::new(&mut self.stream).poll_read(context, &mut buffer))?;
             arrived += buffer.filled().len();
             if arrived == kept {
+                self.hurried = false;
                 self.closes = true;
                 return Poll::Ready(Ok(()));
             }
@@ -243,6 +253,7 @@ impl Connection {
         self.unread.clear();
         self.unread.extend_from_slice(&state.input[progress.consumed..arrived]);
         self.more = progress.more;
+        self.hurried = self.more || arrived == state.input.len();
         self.closes |= progress.closes;
         if self.watch.awaits.get() != Awaits::Goodbye {
             match (self.session.is_open(), self.unread.is_empty()) {
