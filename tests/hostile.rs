@@ -648,7 +648,7 @@ fn a_bad_item_of_a_batch_leaves_the_others_alone() {
         item(CHECK, 1 << 11, &handle.check(0b111, &[], &REQUEST)),
         item(CHECK, 0, &[]),
         item(CHECK_INLINE, 0, &inline(1, 0)),
-        item(BATCH, 0, &batch(&[good.clone()])),
+        item(BATCH, 0, &batch(core::slice::from_ref(&good))),
         item(CHECK, 0, &handle.check(0b111, &[1, 1], &REQUEST)),
         good,
     ]);
