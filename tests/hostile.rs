@@ -46,6 +46,9 @@ const OVERLOADED: u16 = 0x0204;
 
 const CONNECTIONS: &str = "tollkeeper_connections{protocol=\"binary\"}";
 
+/// Frames answered, as the metrics page has them.
+const FRAMES: &str = "tollkeeper_decision_duration_seconds_count{protocol=\"binary\"}";
+
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
 
@@ -929,25 +932,23 @@ fn clients_that_never_read_are_closed_after_ten_seconds() {
     let daemon = Daemon::start(&[]);
     let requests = peeks();
     let mut peers: Vec<_> = (0..10).map(|_| daemon.greeted()).collect();
-    // One of them has been told its last word already, and does not take it.
-    let mut last = requests.clone();
-    last.extend_from_slice(&[5, 0, 0, 0]);
-    for repeats in 0..40 {
-        let mut peer = daemon.greeted();
-        peer.stream.set_nonblocking(true).unwrap();
-        let mut bytes = &[requests.repeat(repeats), last.clone()].concat()[..];
-        while let Ok(count) = peer.stream.write(bytes) {
-            bytes = &bytes[count..];
-            if bytes.is_empty() {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(2));
-        }
-        peers.push(peer);
-    }
-    for peer in &mut peers[..10] {
+    for peer in &mut peers {
         stuff(peer, &requests, 64 << 20);
     }
+    // Some were being told their last word when nothing more fitted: they stayed open without end.
+    // After how many answers that is, one that is stuffed shows.
+    let prepare = frame(PREPARE, 0, 4, b"\x05media\x00");
+    let before = daemon.metric(FRAMES);
+    peers.push(daemon.greeted());
+    stuff(peers.last_mut().unwrap(), &prepare.repeat(100), 64 << 20);
+    let fit = (daemon.metric(FRAMES) - before) as usize;
+    for fewer in (0..400).step_by(10) {
+        let mut peer = daemon.greeted();
+        let last = [prepare.repeat(fit.saturating_sub(fewer)), vec![5, 0, 0, 0]].concat();
+        peer.send(&last);
+        peers.push(peer);
+    }
+    println!("never read: the answers to {fit} frames fit");
     let began = Instant::now();
     let good = GoodClient::start(&daemon);
     daemon.await_connections(1, Duration::from_secs(15));
