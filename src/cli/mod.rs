@@ -2,6 +2,12 @@
 
 mod serve;
 
+mod text;
+
+mod check;
+
+mod policy;
+
 mod bench;
 
 pub mod load;
@@ -23,6 +29,10 @@ struct Cli {
 enum Command {
     /// Answer checks until a signal ends it
     Serve(serve::Serve),
+    Check(check::Check),
+    Peek(check::Peek),
+    Reset(check::Reset),
+    Policy(policy::PolicyCommand),
     /// Measure throughput and latency under load
     Bench(bench::Bench),
 }
@@ -31,6 +41,10 @@ enum Command {
 pub fn run() -> ExitCode {
     match Cli::parse().command {
         Command::Serve(serve) => serve.run(),
+        Command::Check(check) => check.run(),
+        Command::Peek(peek) => peek.run(),
+        Command::Reset(reset) => reset.run(),
+        Command::Policy(policy) => policy.run(),
         Command::Bench(bench) => bench.run(),
     }
 }
