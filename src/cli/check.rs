@@ -116,7 +116,7 @@ struct Asked {
 #[derive(Args)]
 struct Costs {
     /// Units that a check takes [default: 1 of the meter `requests`]; repeat it for several meters
-    #[arg(long = "cost", value_name = "N|METER=N")]
+    #[arg(long = "cost", value_name = "N|METER=N", allow_negative_numbers = true)]
     costs: Vec<Cost>,
 }
 

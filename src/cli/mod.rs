@@ -25,15 +25,20 @@ struct Cli {
     command: Command,
 }
 
+// A doc comment here would take the place of the long text that each command's struct has.
 #[derive(Subcommand)]
 enum Command {
-    /// Answer checks until a signal ends it
+    #[command(about = "Answer checks until a signal ends it")]
     Serve(serve::Serve),
+    #[command(about = "Ask whether a request may pass, and charge it if it may")]
     Check(check::Check),
+    #[command(about = "Ask whether a request may pass, and charge nothing")]
     Peek(check::Peek),
+    #[command(about = "Forget what was used of the limits of a request")]
     Reset(check::Reset),
+    #[command(about = "Check and test policy files")]
     Policy(policy::PolicyCommand),
-    /// Measure throughput and latency under load
+    #[command(about = "Measure throughput and latency under load")]
     Bench(bench::Bench),
 }
 

@@ -77,7 +77,8 @@ fn push_numbers(limit: &LimitReport, denied: bool, line: &mut String) {
         None if denied => line.push_str(" · never passes at this cost"),
         _ => {}
     }
-    if limit.full_ns > 0 {
+    // A window ends whether or not anything was used of it.
+    if limit.full_ns > 0 && limit.remaining < limit.limit {
         let _ = write!(line, " · full in {}", duration(limit.full_ns));
     }
 }
@@ -222,6 +223,8 @@ mod tests {
             answer(&denied),
             "deny images_post · 0 of 120 left · retry in 1 s · full in 120 s"
         );
+        let unused = report("allow", 120, None, 120 * SECOND);
+        assert_eq!(answer(&unused), "allow images_post · 120 of 120 left");
         let never = report("deny", 120, None, 0);
         assert_eq!(
             answer(&never),
