@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use crate::clock::{self, Clock};
 use crate::config::Config;
-use crate::doors::{Instance, Loaded, binary};
+use crate::doors::{Instance, Loaded, admin, binary};
 use crate::engine::key::Seed;
 use crate::engine::table::SweepCursor;
 use crate::engine::time::{Now, Timestamp, UtcTime};
@@ -165,6 +165,10 @@ async fn serve(
         (signals(SignalKind::terminate())?, signals(SignalKind::interrupt())?);
     let listen = |door, address| move |source| StartError::Listen { door, address, source };
 
+    let vitals = Arc::new(admin::Vitals::start(&instance));
+    let admin = admin::Listener::open(config.admin, Arc::clone(&instance), Arc::clone(&vitals))
+        .map_err(listen("admin", config.admin))?;
+    let admin_address = admin.address().map_err(listen("admin", config.admin))?;
     let binary = binary::Listener::open(
         config.listen,
         config.workers,
@@ -174,16 +178,19 @@ async fn serve(
     .map_err(listen("the binary protocol", config.listen))?;
     let binary_address = binary.address().map_err(listen("the binary protocol", config.listen))?;
 
-    let (stop, stopped) = watch::channel(false);
     let stopping = |mut stopped: watch::Receiver<bool>| async move {
         let _ = stopped.wait_for(|stop| *stop).await;
     };
-    let binary = tokio::spawn(binary.serve(stopping(stopped.clone())));
-    let upkeep = tokio::spawn(upkeep(Arc::clone(&instance)));
+    let (stop_binary, stopped) = watch::channel(false);
+    let binary = tokio::spawn(binary.serve(stopping(stopped)));
+    let (stop_admin, stopped) = watch::channel(false);
+    let admin = tokio::spawn(admin.serve(stopping(stopped)));
+    let upkeep = tokio::spawn(upkeep(Arc::clone(&instance), vitals));
 
     let loaded = instance.policy.load();
     ready(&format!(
-        "tollkeeper {} ready · binary {binary_address} · policy: {} · at most {} keys",
+        "tollkeeper {} ready · binary {binary_address} · admin http://{admin_address} · policy: {} \
+         · at most {} keys",
         env!("CARGO_PKG_VERSION"),
         loaded.origin,
         config.keys_max,
@@ -195,10 +202,16 @@ async fn serve(
         _ = interrupt.recv() => {}
     }
     tracing::info!("draining; a second signal exits at once");
+    // The admin door answers until the others have drained: `/readyz` says that they do.
     instance.drain();
-    let _ = stop.send(true);
+    let _ = stop_binary.send(true);
+    let drained = async {
+        let _ = binary.await;
+        let _ = stop_admin.send(true);
+        let _ = admin.await;
+    };
     tokio::select! {
-        _ = binary => {}
+        () = drained => {}
         _ = terminate.recv() => exit_at_once(),
         _ = interrupt.recv() => exit_at_once(),
     }
@@ -211,8 +224,8 @@ fn exit_at_once() -> ! {
     std::process::exit(1)
 }
 
-/// What is done now and then: sweeping, and steering wall time.
-async fn upkeep(instance: Arc<Instance>) {
+/// What is done now and then: sweeping, steering wall time, and noting what the admin door tells.
+async fn upkeep(instance: Arc<Instance>, vitals: Arc<admin::Vitals>) {
     let mut cursor = SweepCursor::default();
     let mut sweeps = tokio::time::interval(SWEEP_EVERY);
     let mut steers = tokio::time::interval(STEER_EVERY);
@@ -221,7 +234,10 @@ async fn upkeep(instance: Arc<Instance>) {
     loop {
         tokio::select! {
             _ = sweeps.tick() => sweep(&instance, &mut cursor),
-            _ = steers.tick() => { instance.clock.steer(); }
+            _ = steers.tick() => {
+                let ahead_nanos = instance.clock.steer();
+                vitals.observe(&instance, ahead_nanos);
+            }
         }
     }
 }

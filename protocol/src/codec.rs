@@ -417,8 +417,15 @@ impl<'a> Sparse<'a> {
         SparseIter { left: self.presence(), repr: self.0 }
     }
 
-    /// The value at `index`, if present. Walks the list.
+    /// The value at `index`, if present. Walks the list, but for the first value there is.
+    #[inline]
     pub fn value(&self, index: usize) -> Option<&'a [u8]> {
+        if let SparseRepr::Wire { presence, mut reader } = self.0
+            && presence.trailing_zeros() as usize == index
+        {
+            let length = usize::from(reader.u16("value").ok()?);
+            return reader.take(length, "value").ok();
+        }
         self.iter().find(|(at, _)| *at == index).map(|(_, value)| value)
     }
 

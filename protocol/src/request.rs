@@ -287,14 +287,16 @@ impl<'a> Check<'a> {
     pub fn decode(message: &Message<'a>, intent: Intent) -> Result<Self, DecodeError> {
         // Most checks have neither costs nor a deadline, and nothing wrong. They take this
         // straight way; the others are told apart by the general one.
-        match Self::decode_plain(message, intent) {
+        match Self::plain(message, intent) {
             Some(check) => Ok(check),
             None => Self::decode_any(message, intent),
         }
     }
 
+    /// Decodes a check that has neither costs nor a deadline, and nothing wrong. `None` says that
+    /// it is not of that kind, no more.
     #[inline(always)]
-    fn decode_plain(message: &Message<'a>, intent: Intent) -> Option<Self> {
+    pub fn plain(message: &Message<'a>, intent: Intent) -> Option<Self> {
         let form = Form::from_flags(message.flags);
         if message.flags != form.to_flags() {
             return None;

@@ -8,6 +8,8 @@ mod check;
 
 mod policy;
 
+mod status;
+
 mod bench;
 
 pub mod load;
@@ -38,6 +40,8 @@ enum Command {
     Reset(check::Reset),
     #[command(about = "Check and test policy files")]
     Policy(policy::PolicyCommand),
+    #[command(about = "Show a node's policy, keys, rates and connections")]
+    Status(status::Status),
     #[command(about = "Measure throughput and latency under load")]
     Bench(bench::Bench),
 }
@@ -50,6 +54,7 @@ pub fn run() -> ExitCode {
         Command::Peek(peek) => peek.run(),
         Command::Reset(reset) => reset.run(),
         Command::Policy(policy) => policy.run(),
+        Command::Status(status) => status.run(),
         Command::Bench(bench) => bench.run(),
     }
 }

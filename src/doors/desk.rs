@@ -9,7 +9,7 @@ use crate::engine::command::{Charge, LimitId};
 use crate::engine::decision::{Decision, Reading, Refusal, Verdict};
 use crate::engine::table::{Pinned, Stamp};
 use crate::engine::time::Now;
-use crate::metrics::cells::{Outcome, Worker};
+use crate::metrics::cells::{Outcome, Protocol, Worker};
 use crate::policy::{Handle, Request, ResolveError, Resolved, Scratch, Unavailable};
 
 use super::Instance;
@@ -57,9 +57,14 @@ pub enum Problem {
 }
 
 impl Desk {
-    /// An empty desk for one thread.
+    /// An empty desk for one thread of the binary door.
     pub fn new(instance: Arc<Instance>) -> Self {
-        let cells = instance.cells.worker();
+        Self::of(Protocol::Binary, instance)
+    }
+
+    /// An empty desk for one thread of the door that speaks `protocol`.
+    pub fn of(protocol: Protocol, instance: Arc<Instance>) -> Self {
+        let cells = instance.cells.worker(protocol);
         Self {
             instance,
             cells,
@@ -95,6 +100,14 @@ impl Desk {
         Ok(resolved)
     }
 
+    /// Takes in a charge that was resolved elsewhere, of the limit with this index in its handle.
+    pub fn take(&mut self, charge: Charge, limit_index: u16) -> Resolved {
+        let resolved = Resolved::one(self.charges.len(), self.limits.len());
+        self.charges.push(charge);
+        self.limits.push(limit_index);
+        resolved
+    }
+
     /// Decides a resolved request and counts it.
     ///
     /// # Errors
@@ -110,9 +123,15 @@ impl Desk {
         stamp: &mut Stamp<F>,
     ) -> Result<Answered, Problem> {
         let charges = &self.charges[resolved.charges()];
-        let decided = match intent {
-            Intent::Charge => pinned.check(charges, stamp, &mut self.readings),
-            Intent::Peek => pinned.peek(charges, stamp, &mut self.readings),
+        let decided = match (intent, charges) {
+            (Intent::Charge, [charge]) => pinned.check_one(charge, stamp).map(|reading| {
+                let decision = Decision::of_one(&reading, stamp.now());
+                self.readings.clear();
+                self.readings.push(reading);
+                decision
+            }),
+            (Intent::Charge, _) => pinned.check(charges, stamp, &mut self.readings),
+            (Intent::Peek, _) => pinned.peek(charges, stamp, &mut self.readings),
         };
         match decided {
             Ok(decision) => {
@@ -121,8 +140,31 @@ impl Desk {
                 }
                 Ok(Answered::Decided(decision))
             }
-            Err(refusal) => self.refused(api, handle, resolved, refusal),
+            Err(refusal) => self.refused(api, handle, resolved, intent, refusal),
         }
+    }
+
+    /// Decides a check of one charge and counts it. `None` leaves it to [`Desk::decide`]: nothing
+    /// has been charged then.
+    #[inline]
+    pub fn decide_one<F: FnMut() -> Now>(
+        &self,
+        pinned: &Pinned<'_>,
+        api: usize,
+        charge: &Charge,
+        stamp: &mut Stamp<F>,
+    ) -> Option<Reading> {
+        let reading = pinned.check_one(charge, stamp).ok()?;
+        let cells = self.cells.limit(charge.limit.0);
+        if reading.fits {
+            self.cells.check(api, Outcome::Allow);
+            cells.allow.add(1);
+            cells.units.add(charge.cost);
+        } else {
+            self.cells.check(api, Outcome::Deny);
+            cells.deny.add(1);
+        }
+        Some(reading)
     }
 
     #[inline]
@@ -152,13 +194,16 @@ impl Desk {
         api: usize,
         handle: &Handle,
         resolved: &Resolved,
+        intent: Intent,
         refusal: Refusal,
     ) -> Result<Answered, Problem> {
         let limits = self.limits[resolved.limits()].iter();
         let denies = limits
             .filter_map(|&index| handle.limits().get(usize::from(index)))
             .any(|limit| limit.when_unavailable == Unavailable::Deny);
-        self.cells.check(api, Outcome::Unavailable);
+        if intent == Intent::Charge {
+            self.cells.check(api, Outcome::Unavailable);
+        }
         let problem = Problem::Refused(refusal);
         if denies { Err(problem) } else { Ok(Answered::FailedOpen(problem)) }
     }
@@ -192,6 +237,9 @@ impl Desk {
                 Verdict::Deny => &cells.deny,
             };
             count.add(1);
+            if decision.verdict == Verdict::Allow {
+                cells.units.add(charges.iter().map(|charge| charge.cost).sum());
+            }
         }
         Ok(decision)
     }

@@ -3,6 +3,8 @@
 
 pub mod binary;
 
+pub mod admin;
+
 mod desk;
 
 pub mod report;
@@ -157,8 +159,13 @@ impl Instance {
     }
 }
 
+/// The most counters of one limit whose policy says nothing, where the table holds `keys_max`.
+pub fn keys_share(keys_max: u64) -> u64 {
+    (u128::from(keys_max) * u128::from(LIMIT_KEYS_PERCENT)).div_ceil(100) as u64
+}
+
 fn cap_limits(table: &Table, keys_max: u64, policy: &Policy) {
-    let share = (u128::from(keys_max) * u128::from(LIMIT_KEYS_PERCENT)).div_ceil(100) as u64;
+    let share = keys_share(keys_max);
     table.limit_cap(LimitId::INLINE, share);
     for limit in policy.limits() {
         table.limit_cap(limit.id, limit.keys_max.unwrap_or(share));

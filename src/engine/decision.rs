@@ -29,6 +29,15 @@ pub struct Decision {
     pub now: Now,
 }
 
+impl Decision {
+    /// The answer to a check of one charge.
+    #[inline]
+    pub fn of_one(reading: &Reading, now: Now) -> Self {
+        let verdict = if reading.fits { Verdict::Allow } else { Verdict::Deny };
+        Self { verdict, binding: Some(0), now }
+    }
+}
+
 /// When the same request would pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Retry {

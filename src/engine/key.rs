@@ -3,22 +3,18 @@
 //! The hash is SipHash-1-3 with 128 bits of output. Its seed is secret, made once per instance or
 //! cluster, so that nobody outside can choose keys that collide.
 
-use core::hash::Hasher;
+use alloc::vec::Vec;
 
-use siphasher::sip128::{Hasher128, SipHasher13};
+use super::sip::Sip;
 
 /// The secret of an instance from which all its keys derive.
 #[derive(Clone, Copy)]
-pub struct Seed([u8; 16]);
+pub struct Seed(Sip);
 
 impl Seed {
     /// A seed from 16 random bytes.
     pub const fn new(bytes: [u8; 16]) -> Self {
-        Self(bytes)
-    }
-
-    fn hasher(&self) -> SipHasher13 {
-        SipHasher13::new_with_key(&self.0)
+        Self(Sip::new(bytes))
     }
 }
 
@@ -43,10 +39,15 @@ impl KeySpace {
     /// The space of `parts`, each of which counts with its length.
     pub fn derive<'a>(seed: &Seed, parts: impl IntoIterator<Item = &'a [u8]>) -> Self {
         let key = hash(seed, parts);
-        let mut bytes = [0; 16];
-        bytes[..8].copy_from_slice(&key.high.to_le_bytes());
-        bytes[8..].copy_from_slice(&key.low.to_le_bytes());
-        Self(Seed(bytes))
+        let bytes = (u128::from(key.low) << 64) | u128::from(key.high);
+        Self(Seed::new(bytes.to_le_bytes()))
+    }
+
+    /// The key of the counter of a limit with one attribute. A space is for one number of
+    /// attributes, so the value needs no length before it.
+    #[inline]
+    pub fn key_of_one(&self, value: &[u8]) -> Key {
+        finish(&self.0, value)
     }
 
     /// The key of the counter with these attribute values, in the limit's order.
@@ -56,16 +57,67 @@ impl KeySpace {
     }
 }
 
+/// Bytes of lengths and parts that are hashed without allocating. Longer keys are rare and pay
+/// for it.
+const SHORT_BYTES: usize = 128;
+
 /// Each part goes in behind its length, so that no two lists of parts hash the same bytes.
 #[inline]
 fn hash<'a>(seed: &Seed, parts: impl IntoIterator<Item = &'a [u8]>) -> Key {
-    let mut hasher = seed.hasher();
-    for part in parts {
-        hasher.write(&(part.len() as u64).to_le_bytes());
-        hasher.write(part);
+    let mut short = [0; SHORT_BYTES];
+    let mut len = 0;
+    let mut parts = parts.into_iter();
+    while let Some(part) = parts.next() {
+        let Some(room) = short.get_mut(len..len + 4 + part.len()) else {
+            return hash_long(seed, &short[..len], part, parts);
+        };
+        let (length, room) = room.split_at_mut(4);
+        // A part is far below 4 GiB: values are capped at a kilobyte.
+        length.copy_from_slice(&(part.len() as u32).to_le_bytes());
+        copy_short(room, part);
+        len += 4 + part.len();
     }
-    let hash = hasher.finish128();
-    Key { high: hash.h1, low: hash.h2 }
+    finish(seed, &short[..len])
+}
+
+/// Copies a few bytes without a call; both slices are equally long.
+#[inline]
+fn copy_short(to: &mut [u8], from: &[u8]) {
+    if let (Some(to), Some(from)) = (to.first_chunk_mut::<8>(), from.first_chunk::<8>()) {
+        *to = *from;
+    }
+    let done = from.len().min(8) & 8;
+    if done == from.len() {
+        return;
+    }
+    if done == 0 {
+        for (to, from) in to.iter_mut().zip(from) {
+            *to = *from;
+        }
+    } else {
+        to[done..].copy_from_slice(&from[done..]);
+    }
+}
+
+#[cold]
+fn hash_long<'a>(
+    seed: &Seed,
+    front: &[u8],
+    part: &'a [u8],
+    parts: impl Iterator<Item = &'a [u8]>,
+) -> Key {
+    let mut bytes = Vec::from(front);
+    for part in core::iter::once(part).chain(parts) {
+        bytes.extend_from_slice(&(part.len() as u32).to_le_bytes());
+        bytes.extend_from_slice(part);
+    }
+    finish(seed, &bytes)
+}
+
+#[inline]
+fn finish(seed: &Seed, bytes: &[u8]) -> Key {
+    let (high, low) = seed.0.hash(bytes);
+    Key { high, low }
 }
 
 #[cfg(test)]
@@ -78,6 +130,16 @@ mod tests {
         assert_ne!(space.key([&b"ab"[..], b"c"]), space.key([&b"a"[..], b"bc"]));
         assert_ne!(space.key([&b"ab"[..]]), space.key([&b"ab"[..], b""]));
         assert_eq!(space.key([&b"t1"[..]]), space.key([&b"t1"[..]]));
+    }
+
+    #[test]
+    fn long_parts_count_as_short_ones_do() {
+        let space = KeySpace::derive(&Seed::new([7; 16]), [&b"media"[..]]);
+        let long = [b'x'; 300];
+        assert_ne!(space.key([&long[..]]), space.key([&long[..299]]));
+        assert_ne!(space.key([&long[..150], &long[150..]]), space.key([&long[..]]));
+        assert_ne!(space.key([&b"a"[..], &long[..]]), space.key([&b"b"[..], &long[..]]));
+        assert_eq!(space.key([&b"a"[..], &long[..]]), space.key([&b"a"[..], &long[..]]));
     }
 
     #[test]

@@ -82,6 +82,28 @@ impl Outcome {
     }
 }
 
+/// How a request came in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// The binary protocol.
+    Binary,
+    /// The admin door's HTTP.
+    Admin,
+}
+
+impl Protocol {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Binary, Self::Admin];
+
+    /// The value of the metric's label.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Binary => "binary",
+            Self::Admin => "admin",
+        }
+    }
+}
+
 /// Cells of one limit.
 #[derive(Default)]
 pub struct LimitCells {
@@ -95,6 +117,7 @@ pub struct LimitCells {
 
 /// The cells of one worker thread.
 pub struct Worker {
+    protocol: Protocol,
     checks: Box<[[Cell; Outcome::ALL.len()]]>,
     limits: Box<[LimitCells]>,
     durations: [Cell; DURATION_BOUNDS.len() + 1],
@@ -109,8 +132,9 @@ pub struct Worker {
 }
 
 impl Worker {
-    fn new() -> Self {
+    fn new(protocol: Protocol) -> Self {
         Self {
+            protocol,
             checks: (0..APIS_MAX).map(|_| Default::default()).collect(),
             limits: (0..LIMITS_MAX).map(|_| LimitCells::default()).collect(),
             durations: Default::default(),
@@ -154,17 +178,27 @@ impl Cells {
         Arc::new(Self::default())
     }
 
-    /// Cells for one more worker thread.
-    pub fn worker(&self) -> Arc<Worker> {
-        let worker = Arc::new(Worker::new());
+    /// Cells for one more worker thread, all of whose requests come by one protocol.
+    pub fn worker(&self, protocol: Protocol) -> Arc<Worker> {
+        let worker = Arc::new(Worker::new(protocol));
         self.workers.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&worker));
         worker
     }
 
     /// A sum over all workers.
     pub fn sum(&self, of: impl Fn(&Worker) -> &Cell) -> u64 {
+        self.sum_where(|_| true, of)
+    }
+
+    /// A sum over the workers of one protocol.
+    pub fn sum_of(&self, protocol: Protocol, of: impl Fn(&Worker) -> &Cell) -> u64 {
+        self.sum_where(|worker| worker.protocol == protocol, of)
+    }
+
+    fn sum_where(&self, which: impl Fn(&Worker) -> bool, of: impl Fn(&Worker) -> &Cell) -> u64 {
         let workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
-        workers.iter().map(|worker| of(worker).count()).fold(0, u64::wrapping_add)
+        let chosen = workers.iter().filter(|worker| which(worker));
+        chosen.map(|worker| of(worker).count()).fold(0, u64::wrapping_add)
     }
 
     /// Checks of an API with this outcome.
@@ -172,9 +206,9 @@ impl Cells {
         self.sum(|worker| &worker.checks[api.min(APIS_MAX - 1)][outcome as usize])
     }
 
-    /// Requests in each duration bucket; the last is for those above all bounds.
-    pub fn durations(&self) -> [u64; DURATION_BOUNDS.len() + 1] {
-        core::array::from_fn(|bucket| self.sum(|worker| &worker.durations[bucket]))
+    /// A protocol's requests in each duration bucket; the last is for those above all bounds.
+    pub fn durations(&self, protocol: Protocol) -> [u64; DURATION_BOUNDS.len() + 1] {
+        core::array::from_fn(|bucket| self.sum_of(protocol, |worker| &worker.durations[bucket]))
     }
 }
 
@@ -185,23 +219,25 @@ mod tests {
     #[test]
     fn sums_go_over_all_workers() {
         let cells = Cells::new();
-        let (one, two) = (cells.worker(), cells.worker());
+        let (one, two) = (cells.worker(Protocol::Binary), cells.worker(Protocol::Admin));
         one.check(3, Outcome::Deny);
         two.check(3, Outcome::Deny);
         two.limit(7).units.add(5);
         assert_eq!(cells.checks(3, Outcome::Deny), 2);
         assert_eq!(cells.checks(3, Outcome::Allow), 0);
         assert_eq!(cells.sum(|worker| &worker.limit(7).units), 5);
+        assert_eq!(cells.sum_of(Protocol::Admin, |worker| &worker.limit(7).units), 5);
+        assert_eq!(cells.sum_of(Protocol::Binary, |worker| &worker.limit(7).units), 0);
     }
 
     #[test]
     fn a_duration_counts_in_the_bucket_that_holds_it() {
         let cells = Cells::new();
-        let worker = cells.worker();
+        let worker = cells.worker(Protocol::Binary);
         worker.duration(1_000, 2);
         worker.duration(1_001, 1);
         worker.duration(u64::MAX, 1);
-        let durations = cells.durations();
+        let durations = cells.durations(Protocol::Binary);
         assert_eq!((durations[0], durations[1], durations[16]), (2, 1, 1));
     }
 }

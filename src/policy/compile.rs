@@ -9,7 +9,7 @@ use crate::engine::quota::{Align, Kind, Quota};
 use super::answer::{Answers, Feed, Header};
 use super::error::{Errors, Span, did_you_mean};
 use super::fingerprint::Fingerprint;
-use super::handle::{Handle, Limit, Mode, Slot, SlotUse, Unavailable};
+use super::handle::{Handle, Limit, Mode, One, Slot, SlotUse, Unavailable};
 use super::maxima::{
     HANDLE_LIMITS_MAX, HANDLES_MAX, HEADERS_MAX, LIMITS_MAX, METERS_MAX, POLICY_BYTES_MAX,
     SLOTS_MAX, STATIC_HEADERS_MAX,
@@ -294,6 +294,7 @@ impl<'a> Compiler<'a> {
                 when_unavailable: text.when_unavailable,
                 meter: 0,
                 cost: text.cost,
+                unasked_cost: 0,
                 per: Box::default(),
                 skip_missing: text.skip_missing,
                 space: key_space(self.seed, &self.text.name.value, text, &window.quota),
@@ -418,6 +419,7 @@ impl<'a> Compiler<'a> {
             let mut limit = of.limit.clone();
             let meter = meters.iter().position(|meter| **meter == *of.meter);
             limit.meter = meter.unwrap_or_default() as u16;
+            limit.unasked_cost = if of.meter == REQUESTS { limit.cost } else { 0 };
             let slot = |attribute: &u16| attribute_slots[usize::from(*attribute)];
             limit.per = of.per.iter().filter_map(slot).collect();
             flat.push(limit);
@@ -426,6 +428,7 @@ impl<'a> Compiler<'a> {
             let value = header.constant_on_denial()?;
             Some((header.name.clone(), Box::from(value)))
         };
+        let one = class.and_then(|_| One::of(&flat));
         let router = class.is_none().then(|| Router::new(self.sets, self.routes.iter().copied()));
         let mut handle = Handle {
             number: 0,
@@ -439,6 +442,7 @@ impl<'a> Compiler<'a> {
             denial_status: status.unwrap_or(429),
             denial_headers: answers.headers.iter().filter_map(constant).collect(),
             router,
+            one,
             answers: answers.clone(),
             attribute_slots: attribute_slots.into(),
             limit_indexes: limit_indexes.into(),

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use crate::engine::command::LimitId;
-use crate::engine::key::KeySpace;
+use crate::engine::key::{Key, KeySpace};
 use crate::engine::quota::{Kind, Quota};
 
 use super::answer::Answers;
@@ -28,10 +28,53 @@ pub struct Handle {
     /// `None` for a class: its caller has routed already.
     pub(super) router: Option<Router>,
     pub(super) answers: Arc<Answers>,
+    /// What most classes come down to.
+    pub(super) one: Option<One>,
     /// For each attribute of the API its slot here.
     pub(super) attribute_slots: Box<[Option<u16>]>,
     /// For each limit of the API its index here.
     pub(super) limit_indexes: Box<[Option<u16>]>,
+}
+
+/// The limit of a class whose checks are charged on one limit, keyed by one attribute: resolving
+/// such a check is no more than hashing one value.
+#[derive(Clone, Copy)]
+pub struct One {
+    /// Index in [`Handle::slots`] of the attribute.
+    pub slot: u16,
+    /// Index in [`Handle::limits`].
+    pub limit_index: u16,
+    /// Whose counters the table counts together.
+    pub limit: LimitId,
+    /// Units charged by a check that names no cost.
+    pub cost: u64,
+    /// The limit's numbers.
+    pub quota: Quota,
+    space: KeySpace,
+}
+
+impl One {
+    /// The key of the counter of a check that brings this value.
+    #[inline]
+    pub fn key(&self, value: &[u8]) -> Key {
+        self.space.key_of_one(value)
+    }
+
+    /// What the limits of a class come down to, if to this.
+    pub(super) fn of(limits: &[Limit]) -> Option<Self> {
+        let mut enforced =
+            limits.iter().enumerate().filter(|(_, limit)| limit.mode == Mode::Enforce);
+        let (Some((index, limit)), None) = (enforced.next(), enforced.next()) else { return None };
+        let [slot] = *limit.per else { return None };
+        Some(Self {
+            slot,
+            limit_index: index as u16,
+            limit: limit.id,
+            cost: limit.unasked_cost,
+            quota: limit.quota,
+            space: limit.space,
+        })
+    }
 }
 
 /// One value that a check brings.
@@ -126,6 +169,9 @@ pub struct Limit {
     pub meter: u16,
     /// Units charged for one unit of the meter.
     pub cost: u64,
+    /// Units charged by a request that names no cost for the meter: one of `requests`, none of
+    /// any other.
+    pub(super) unasked_cost: u64,
     /// Indexes in [`Handle::slots`] of the attributes that make its key.
     pub per: Box<[u16]>,
     /// Whether a request without one of the attributes opts out of the limit.
@@ -200,6 +246,12 @@ impl Handle {
     /// The slot of an attribute.
     pub fn slot(&self, attribute: &str) -> Option<usize> {
         self.slots.iter().position(|slot| *slot.name == *attribute)
+    }
+
+    /// What the class comes down to, if to one limit keyed by one attribute.
+    #[inline]
+    pub fn one(&self) -> Option<&One> {
+        self.one.as_ref()
     }
 
     /// What a check may carry costs for.

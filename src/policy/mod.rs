@@ -45,7 +45,7 @@ mod describe;
 pub use answer::Rendered;
 pub(crate) use error::did_you_mean;
 pub use error::{LoadError, LoadErrors};
-pub use handle::{Handle, Limit, Mode, Slot, SlotUse, Unavailable};
+pub use handle::{Handle, Limit, Mode, One, Slot, SlotUse, Unavailable};
 pub use resolve::{Found, Request, ResolveError, Resolved, Scratch};
 pub use script::{Failure, Test, TestOutcome, TestReport, render_report};
 

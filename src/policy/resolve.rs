@@ -7,6 +7,7 @@ use core::fmt;
 use core::ops::Range;
 
 use crate::engine::command::{CHARGES_MAX, Charge};
+use crate::engine::key::Key;
 use crate::engine::quota::UNITS_MAX;
 
 use super::handle::{Handle, Limit, Mode, Unavailable};
@@ -47,6 +48,11 @@ pub struct Resolved {
 }
 
 impl Resolved {
+    /// One charge at these places.
+    pub fn one(charges_at: usize, limits_at: usize) -> Self {
+        Self { charges_at, limits_at, count: 1, unmatched: false }
+    }
+
     /// The request's part of the charges.
     pub fn charges(&self) -> Range<usize> {
         self.charges_at..self.charges_at + self.count
@@ -149,6 +155,7 @@ impl Handle {
     ///
     /// # Errors
     /// See [`ResolveError`]; nothing is appended then.
+    #[inline]
     pub fn resolve(
         &self,
         request: &Request<'_>,
@@ -157,23 +164,22 @@ impl Handle {
         limits: &mut Vec<u16>,
     ) -> Result<Resolved, ResolveError> {
         let (charges_at, limits_at) = (charges.len(), limits.len());
-        let result = self.append(request, scratch, charges, limits);
-        let count = charges.len() - charges_at;
-        let result = match result {
-            Ok(_) if count > CHARGES_MAX => Err(ResolveError::TooManyLimits { found: count }),
-            result => result,
-        };
-        match result {
-            Ok(unmatched) => Ok(Resolved { charges_at, limits_at, count, unmatched }),
-            Err(error) => {
+        match self.append(request, scratch, charges, limits) {
+            Ok(unmatched) if charges.len() - charges_at <= CHARGES_MAX => {
+                let count = charges.len() - charges_at;
+                Ok(Resolved { charges_at, limits_at, count, unmatched })
+            }
+            result => {
+                let found = charges.len() - charges_at;
                 charges.truncate(charges_at);
                 limits.truncate(limits_at);
-                Err(error)
+                Err(result.err().unwrap_or(ResolveError::TooManyLimits { found }))
             }
         }
     }
 
     /// Says whether no limit knew the request.
+    #[inline]
     fn append(
         &self,
         request: &Request<'_>,
@@ -181,9 +187,11 @@ impl Handle {
         charges: &mut Vec<Charge>,
         limits: &mut Vec<u16>,
     ) -> Result<bool, ResolveError> {
-        let routed = self.route(request, scratch)?;
+        let routed = match &self.router {
+            None => None,
+            Some(router) => Some(self.route(router, request, scratch)?),
+        };
         let mut unmatched = true;
-        let mut bad: Option<ResolveError> = None;
         for (index, limit) in self.limits.iter().enumerate() {
             if routed.is_some_and(|matched| !limit.applies(matched)) {
                 continue;
@@ -192,48 +200,64 @@ impl Handle {
             if limit.mode == Mode::Off {
                 continue;
             }
-            let index = index as u16;
-            match limit.bad_value(request) {
-                None => {}
-                Some((_, Found::Missing)) if limit.skip_missing => continue,
-                Some((slot, found)) => {
-                    let when_unavailable = limit.when_unavailable;
-                    let wins = match bad {
-                        Some(ResolveError::BadAttribute { when_unavailable: known, .. }) => {
-                            when_unavailable > known
-                        }
-                        _ => true,
-                    };
-                    if wins {
-                        bad = Some(ResolveError::BadAttribute {
-                            limit: Some(index),
-                            slot,
-                            found,
-                            when_unavailable,
-                        });
-                    }
-                    continue;
-                }
-            }
-            charges.push(self.charge(index, limit, request)?);
-            limits.push(index);
+            let Some(key) = limit.key(request) else {
+                self.without_key(routed, limit, request)?;
+                continue;
+            };
+            let cost = match request.costs.get(usize::from(limit.meter)) {
+                None => limit.unasked_cost,
+                Some(amount) => amount
+                    .checked_mul(limit.cost)
+                    .filter(|cost| *cost <= UNITS_MAX)
+                    .ok_or(ResolveError::CostTooLarge { limit: index as u16, found: *amount })?,
+            };
+            charges.push(Charge { key, quota: limit.quota, cost, limit: limit.id });
+            limits.push(index as u16);
         }
-        bad.map_or(Ok(unmatched), Err)
+        Ok(unmatched)
     }
 
-    /// The sets of routes that the request is in; `None` where the caller has routed.
-    #[inline]
+    /// What to make of a limit whose key is not in the request: nothing if it lets such requests
+    /// opt out, else the error, of all limits whose key is not there the one that says `deny`.
+    #[cold]
+    fn without_key(
+        &self,
+        routed: Option<&[u64]>,
+        limit: &Limit,
+        request: &Request<'_>,
+    ) -> Result<(), ResolveError> {
+        if limit.opted_out(request) {
+            return Ok(());
+        }
+        let mut bad = None;
+        for (index, limit) in self.limits.iter().enumerate() {
+            let concerned = routed.is_none_or(|matched| limit.applies(matched))
+                && limit.mode != Mode::Off
+                && !limit.opted_out(request);
+            let Some((slot, found)) = limit.bad_value(request).filter(|_| concerned) else {
+                continue;
+            };
+            let when_unavailable = limit.when_unavailable;
+            if bad.as_ref().is_none_or(|&(_, _, _, known)| when_unavailable > known) {
+                bad = Some((index as u16, slot, found, when_unavailable));
+            }
+        }
+        let Some((limit, slot, found, when_unavailable)) = bad else { return Ok(()) };
+        Err(ResolveError::BadAttribute { limit: Some(limit), slot, found, when_unavailable })
+    }
+
+    /// The sets of routes that the request is in.
     fn route<'s>(
         &self,
+        router: &super::route::Router,
         request: &Request<'_>,
         scratch: &'s mut Scratch,
-    ) -> Result<Option<&'s [u64]>, ResolveError> {
-        let Some(router) = &self.router else { return Ok(None) };
+    ) -> Result<&'s [u64], ResolveError> {
         let method = self.route_value(request, 0, VALUE_BYTES_MAX)?;
         let path = self.route_value(request, 1, PATH_BYTES_MAX)?;
         let path = route::normalize(path, &mut scratch.path);
         router.matches(method, path, &mut scratch.matched);
-        Ok(Some(&scratch.matched))
+        Ok(&scratch.matched)
     }
 
     fn route_value<'r>(
@@ -250,25 +274,6 @@ impl Handle {
         let when_unavailable = self.when_unavailable;
         Err(ResolveError::BadAttribute { limit: None, slot, found, when_unavailable })
     }
-
-    #[inline]
-    fn charge(
-        &self,
-        index: u16,
-        limit: &Limit,
-        request: &Request<'_>,
-    ) -> Result<Charge, ResolveError> {
-        let amount = match request.costs.get(usize::from(limit.meter)) {
-            Some(amount) => *amount,
-            None => u64::from(&*self.meters[usize::from(limit.meter)] == REQUESTS),
-        };
-        let cost = amount
-            .checked_mul(limit.cost)
-            .filter(|cost| *cost <= UNITS_MAX)
-            .ok_or(ResolveError::CostTooLarge { limit: index, found: amount })?;
-        let values = limit.per.iter().map(|slot| request.value(*slot).unwrap_or_default());
-        Ok(Charge { key: limit.space.key(values), quota: limit.quota, cost, limit: limit.id })
-    }
 }
 
 /// The meter that a check charges if it does not say: 1 a check.
@@ -278,6 +283,26 @@ impl Limit {
     #[inline]
     fn applies(&self, matched: &[u64]) -> bool {
         self.on.as_ref().is_none_or(|on| on.meet(matched)) && !self.except.meet(matched)
+    }
+
+    /// The key of the request's counter, if the request has all its values.
+    #[inline]
+    fn key(&self, request: &Request<'_>) -> Option<Key> {
+        // One value makes most keys; a loop over one costs more than the hash.
+        if let [slot] = *self.per {
+            let value = request.value(slot).filter(|value| value.len() <= VALUE_BYTES_MAX)?;
+            return Some(self.space.key_of_one(value));
+        }
+        if self.bad_value(request).is_some() {
+            return None;
+        }
+        let values = self.per.iter().map(|slot| request.value(*slot).unwrap_or_default());
+        Some(self.space.key(values))
+    }
+
+    /// Whether the limit lets a request without its attributes pass by.
+    fn opted_out(&self, request: &Request<'_>) -> bool {
+        self.skip_missing && matches!(self.bad_value(request), Some((_, Found::Missing)))
     }
 
     /// The first value of the key that cannot be one.

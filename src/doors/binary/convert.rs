@@ -85,7 +85,7 @@ pub(super) fn charge(
     let (quota, key) = match quota {
         InlineQuota::Bucket { units, window_nanos, burst } => {
             let quota = Quota::bucket(units, Nanos::new(window_nanos), burst)?;
-            (quota, spaces.bucket.key([key]))
+            (quota, spaces.bucket.key_of_one(key))
         }
         InlineQuota::Fixed { units, window_nanos, align } => {
             let align = match align {

@@ -9,22 +9,23 @@ use std::sync::Arc;
 
 use tollkeeper_protocol::codec::Sparse;
 use tollkeeper_protocol::limits::{
-    FRAME_BYTES_MAX, HANDSHAKE_FRAME_BYTES_MAX, IN_FLIGHT_MAX, MESSAGE_BYTES_MAX,
+    FRAME_BYTES_MAX, HANDSHAKE_FRAME_BYTES_MAX, IN_FLIGHT_MAX, MESSAGE_BYTES_MAX, METERS_MAX,
     PROTOCOL_ERRORS_MAX, SLOTS_MAX, VERSION_MAX, VERSION_MIN, WRITE_BUFFER_BYTES_MAX,
 };
-use tollkeeper_protocol::request::{self, Batch, Check, CheckInline, Form, Hello, Request};
+use tollkeeper_protocol::request::{self, Batch, Check, Form, Hello, Request};
 use tollkeeper_protocol::response::{
     Answer, BatchResponse, Detail, ErrorAnswer, GoAway, HelloAnswer, LimitNumbers, Maxima, Numbers,
     PingAnswer, Rendered as WireRendered, SetAnswer, Terse,
 };
 use tollkeeper_protocol::status::{Code, Decision as WireDecision, Retry as WireRetry};
 use tollkeeper_protocol::{
-    Capabilities, DecodeError, Envelope, Frame, Header, Message, Op, next_frame,
+    Capabilities, DecodeError, Envelope, Flags, Frame, Header, Message, Op, next_frame,
 };
 
 use crate::doors::{Answered, Desk, Intent, Loaded, Problem};
 use crate::engine::command::Charge;
 use crate::engine::decision::{Decision, Reading, Refusal};
+use crate::engine::key::Key;
 use crate::engine::table::{Pinned, Stamp, Table};
 use crate::engine::time::{Now, Timestamp};
 use crate::policy::{self, Found, Handle, Rendered, Resolved};
@@ -75,28 +76,44 @@ pub struct Progress {
 #[derive(Default)]
 pub struct SessionBuffers {
     asked: Vec<Asked>,
+    orders: Vec<Order>,
+    wrongs: Vec<Wrong>,
     numbers: Vec<LimitNumbers>,
     rendered: Rendered,
 }
 
-/// A check or peek that waits to be decided.
+/// A check or peek that waits to be decided. Kept small: a read brings many.
 struct Asked {
-    /// Where its answer goes; `None` is an item of a batch.
-    call: Option<u64>,
-    op: Op,
-    form: Form,
-    intent: Intent,
-    deadline_nanos: Option<u64>,
+    /// Where its answer goes; of no meaning for an item of a batch.
+    call: u64,
     what: What,
+    op: Op,
 }
 
 enum What {
-    /// Of a handle. The body, from here in the input, has the values for a rendered answer.
-    Handle { number: u32, resolved: Resolved, body: (usize, usize) },
+    /// Of a class that comes down to one limit: the counter's key. Terse, at the usual cost.
+    One { number: u32, key: Key },
+    /// Anything else that can be decided: its place in [`SessionBuffers::orders`].
+    Order(usize),
+    /// Nothing that can be decided: the place of the reason in [`SessionBuffers::wrongs`].
+    Wrong(usize),
+}
+
+/// A check or peek with everything that it may ask for.
+#[derive(Clone, Copy)]
+struct Order {
+    form: Form,
+    intent: Intent,
+    deadline_nanos: Option<u64>,
+    of: Of,
+}
+
+#[derive(Clone, Copy)]
+enum Of {
+    /// Of a handle. The body, there in the input, has the values for a rendered answer.
+    Handle { number: u32, body_at: u32, body_bytes: u32, resolved: Resolved },
     /// Of inline limits: its charges, from here and so many.
     Inline { charges_at: usize, count: usize },
-    /// Nothing that can be decided.
-    Wrong(Wrong),
 }
 
 /// Why a request gets an error.
@@ -105,6 +122,7 @@ enum Wrong {
     Decode(DecodeError),
     UnknownHandle(u32),
     StaleHandle(u32),
+    UnknownSlot { presence: u64, slots: usize },
     TooManyCosts { found: usize, max: usize },
     Problem(u32, Problem),
     Inline(Refusal),
@@ -223,19 +241,13 @@ impl Session {
         if self.stage != Stage::Open {
             return self.handle_unopened(work, frame, out);
         }
-        let call = frame.header.call;
-        match Request::decode(&message) {
-            Ok(Request::Check(check)) => {
-                let asked = work.ask(Some(call), &message, &check);
-                work.buffers.asked.push(asked);
+        match message.op {
+            Op::CHECK | Op::PEEK | Op::CHECK_INLINE | Op::PEEK_INLINE => {
+                work.ask(frame.header.call, &message);
             }
-            Ok(Request::CheckInline(check)) => {
-                let asked = work.ask_inline(Some(call), &message, &check);
-                work.buffers.asked.push(asked);
-            }
-            other => {
+            _ => {
                 self.flush(work, out);
-                self.handle_control(work, &frame.header, other, out);
+                self.handle_control(work, &frame.header, Request::decode(&message), out);
             }
         }
     }
@@ -359,13 +371,7 @@ impl Session {
         out: &mut Vec<u8>,
     ) {
         for item in batch.items {
-            let asked = match request::decode_item(&item) {
-                Ok(Request::Check(check)) => work.ask(None, &item, &check),
-                Ok(Request::CheckInline(check)) => work.ask_inline(None, &item, &check),
-                Ok(_) => Asked::wrong(None, item.op, Wrong::Decode(item.unsupported_op())),
-                Err(error) => Asked::wrong(None, item.op, Wrong::Decode(error)),
-            };
-            work.buffers.asked.push(asked);
+            work.ask(call, &item);
         }
         let mut response = BatchResponse::begin(call, batch.items.len(), out);
         let asked = core::mem::take(&mut work.buffers.asked);
@@ -395,7 +401,10 @@ impl Session {
         }
         let asked = core::mem::take(&mut work.buffers.asked);
         for asked in &asked {
-            let envelope = Envelope::Call(asked.call.unwrap_or_default());
+            if work.answer_one(asked, out) {
+                continue;
+            }
+            let envelope = Envelope::Call(asked.call);
             work.answer(
                 asked,
                 out,
@@ -452,108 +461,214 @@ impl Session {
     }
 }
 
-impl Asked {
-    #[cold]
-    fn wrong(call: Option<u64>, op: Op, wrong: Wrong) -> Self {
-        let (form, intent) = (Form::TERSE, Intent::Peek);
-        Self { call, op, form, intent, deadline_nanos: None, what: What::Wrong(wrong) }
+/// Slots of a handle that has few, as most have.
+const FEW_SLOTS: usize = 4;
+
+/// Gives `take` the values by slot, as the policy wants them.
+#[inline]
+fn with_values<'a, R>(
+    sparse: &Sparse<'a>,
+    slots: usize,
+    take: impl FnOnce(&[Option<&'a [u8]>]) -> R,
+) -> R {
+    if slots <= FEW_SLOTS {
+        let mut values = [None; FEW_SLOTS];
+        fill(&mut values, sparse);
+        take(&values[..slots])
+    } else {
+        let mut values = [None; SLOTS_MAX];
+        fill(&mut values, sparse);
+        take(&values[..slots.min(SLOTS_MAX)])
     }
 }
 
-/// Values by slot, as the policy takes them.
-type Values<'a> = [Option<&'a [u8]>; SLOTS_MAX];
-
-fn values<'a>(sparse: &Sparse<'a>, handle: &Handle) -> (Values<'a>, usize) {
-    let mut values = [None; SLOTS_MAX];
+#[inline]
+fn fill<'a>(values: &mut [Option<&'a [u8]>], sparse: &Sparse<'a>) {
     for (slot, value) in sparse.iter() {
-        values[slot] = Some(value);
+        if let Some(place) = values.get_mut(slot) {
+            *place = Some(value);
+        }
     }
-    (values, handle.slots().len().min(SLOTS_MAX))
 }
 
 impl<F: FnMut() -> Now> Work<'_, '_, F> {
     fn reuse(&mut self, mut asked: Vec<Asked>) {
         asked.clear();
         self.buffers.asked = asked;
+        self.buffers.orders.clear();
+        self.buffers.wrongs.clear();
         self.desk.clear();
+    }
+
+    /// Takes in a check or peek, to be decided with the others.
+    #[inline]
+    fn ask(&mut self, call: u64, message: &Message<'_>) {
+        if let Some((number, key)) = self.one_key(message) {
+            self.pinned.prefetch(key);
+            let what = What::One { number, key };
+            return self.buffers.asked.push(Asked { call, what, op: message.op });
+        }
+        self.ask_anyhow(call, message);
+    }
+
+    /// Handle and key of a check that asks tersely, at the usual cost, of a class that comes down
+    /// to one limit; `None` for any other.
+    #[inline(always)]
+    fn one_key(&self, message: &Message<'_>) -> Option<(u32, Key)> {
+        if message.op != Op::CHECK || message.flags != Flags::default() {
+            return None;
+        }
+        allowed(Op::CHECK).ok()?;
+        let check = Check::plain(message, request::Intent::Charge)?;
+        let handle = self.loaded.policy.handle(check.handle)?;
+        let one = handle.one()?;
+        let known = check.values.presence() >> handle.slots().len() == 0;
+        if handle.layout() != check.layout || !known {
+            return None;
+        }
+        let value = check.values.value(usize::from(one.slot))?;
+        Some((check.handle, one.key(value)))
+    }
+
+    #[cold]
+    fn ask_anyhow(&mut self, call: u64, message: &Message<'_>) {
+        let taken = match message.op {
+            Op::CHECK => self.take(call, message, request::Intent::Charge),
+            Op::PEEK => self.take(call, message, request::Intent::Peek),
+            _ => self.take_inline(call, message),
+        };
+        if let Err(wrong) = taken {
+            self.take_wrong(call, message.op, wrong);
+        }
+    }
+
+    #[cold]
+    fn take_wrong(&mut self, call: u64, op: Op, wrong: Wrong) {
+        let what = What::Wrong(self.buffers.wrongs.len());
+        self.buffers.wrongs.push(wrong);
+        self.buffers.asked.push(Asked { call, what, op });
     }
 
     /// Resolves a check or peek by handle.
     #[inline]
-    fn ask(&mut self, call: Option<u64>, message: &Message<'_>, check: &Check<'_>) -> Asked {
-        let what = self.resolve(message, check).unwrap_or_else(What::Wrong);
-        Asked {
-            call,
-            op: message.op,
+    fn take(
+        &mut self,
+        call: u64,
+        message: &Message<'_>,
+        wanted: request::Intent,
+    ) -> Result<(), Wrong> {
+        let check = Check::decode(message, wanted).map_err(Wrong::Decode)?;
+        allowed(message.op)?;
+        let number = check.handle;
+        let handle = handle_of(self.loaded, number, check.layout)?;
+        let resolved = self.resolve(handle, &check)?;
+        let body_at = (message.body.as_ptr() as usize - self.input.as_ptr() as usize) as u32;
+        let body_bytes = message.body.len() as u32;
+        let order = Order {
             form: check.form,
             intent: intent(check.intent),
             deadline_nanos: check.deadline_nanos,
-            what,
-        }
+            of: Of::Handle { number, body_at, body_bytes, resolved },
+        };
+        self.order(call, message.op, order);
+        Ok(())
+    }
+
+    fn order(&mut self, call: u64, op: Op, order: Order) {
+        let what = What::Order(self.buffers.orders.len());
+        self.buffers.orders.push(order);
+        self.buffers.asked.push(Asked { call, what, op });
     }
 
     #[inline]
-    fn resolve(&mut self, message: &Message<'_>, check: &Check<'_>) -> Result<What, Wrong> {
-        allowed(message.op)?;
-        let handle = handle_of(self.loaded, check.handle, check.layout)?;
-        let (found, max) = (check.costs.len(), handle.meters().len());
-        if found > max {
-            return Err(Wrong::TooManyCosts { found, max });
+    fn resolve(&mut self, handle: &Handle, check: &Check<'_>) -> Result<Resolved, Wrong> {
+        let slots = handle.slots().len();
+        let (presence, found) = (check.values.presence(), check.costs.len());
+        if presence.checked_shr(slots as u32).is_some_and(|beyond| beyond != 0) {
+            return Err(Wrong::UnknownSlot { presence, slots });
         }
-        let mut costs = [0; tollkeeper_protocol::limits::METERS_MAX];
-        for (cost, to) in check.costs.iter().zip(&mut costs) {
-            *to = cost;
-        }
-        // One cost that is there puts those that are not at zero; none at all is one request.
-        let costs = if found == 0 { &[][..] } else { &costs[..max] };
-        let (values, slots) = values(&check.values, handle);
-        let request = policy::Request { values: &values[..slots], costs };
-        match self.desk.resolve(self.pinned, handle, &request) {
-            Ok(resolved) => {
-                let body = self.place_of(message.body);
-                Ok(What::Handle { number: check.handle, resolved, body })
+        let mut costs = [0; METERS_MAX];
+        let costs = if found == 0 {
+            // No cost at all is one request.
+            &[][..]
+        } else {
+            let max = handle.meters().len();
+            if found > max {
+                return Err(Wrong::TooManyCosts { found, max });
             }
-            Err(error) => {
-                self.desk.count_error(self.loaded.api_of_handle(check.handle));
-                Err(Wrong::Problem(check.handle, Problem::Resolve(error)))
+            for (cost, to) in check.costs.iter().zip(&mut costs) {
+                *to = cost;
             }
-        }
-    }
-
-    /// Where a slice of the input lies in it.
-    fn place_of(&self, slice: &[u8]) -> (usize, usize) {
-        let at = slice.as_ptr() as usize - self.input.as_ptr() as usize;
-        (at, at + slice.len())
+            // One cost that is there puts those that are not at zero.
+            &costs[..max]
+        };
+        let resolved = with_values(&check.values, slots, |values| {
+            self.desk.resolve(self.pinned, handle, &policy::Request { values, costs })
+        });
+        resolved.map_err(|error| {
+            self.desk.count_error(self.loaded.api_of_handle(handle.number()));
+            Wrong::Problem(handle.number(), Problem::Resolve(error))
+        })
     }
 
     /// Resolves a check or peek of inline limits.
-    fn ask_inline(
-        &mut self,
-        call: Option<u64>,
-        message: &Message<'_>,
-        check: &CheckInline<'_>,
-    ) -> Asked {
-        let charges_at = self.desk.charges.len();
-        let what = match allowed(message.op) {
-            Err(wrong) => What::Wrong(wrong),
-            Ok(()) => {
-                for limit in check.limits {
-                    if let Ok(charge) = convert::charge(&self.desk.instance.inline, &limit) {
-                        self.pinned.prefetch(charge.key);
-                        self.desk.charges.push(charge);
-                    }
-                }
-                What::Inline { charges_at, count: self.desk.charges.len() - charges_at }
-            }
+    fn take_inline(&mut self, call: u64, message: &Message<'_>) -> Result<(), Wrong> {
+        let check = match request::decode_item(message).map_err(Wrong::Decode)? {
+            Request::CheckInline(check) => check,
+            _ => return Err(Wrong::Decode(message.unsupported_op())),
         };
-        Asked {
-            call,
-            op: message.op,
+        allowed(message.op)?;
+        let charges_at = self.desk.charges.len();
+        for limit in check.limits {
+            // The codec has judged the numbers by the ranges that the engine has.
+            if let Ok(charge) = convert::charge(&self.desk.instance.inline, &limit) {
+                self.pinned.prefetch(charge.key);
+                self.desk.charges.push(charge);
+            }
+        }
+        let count = self.desk.charges.len() - charges_at;
+        let order = Order {
             form: check.form,
             intent: intent(check.intent),
             deadline_nanos: check.deadline_nanos,
-            what,
-        }
+            of: Of::Inline { charges_at, count },
+        };
+        self.order(call, message.op, order);
+        Ok(())
+    }
+
+    /// Decides and answers the common check. False leaves it to [`Work::answer`].
+    #[inline]
+    fn answer_one(&mut self, asked: &Asked, out: &mut Vec<u8>) -> bool {
+        let What::One { number, key } = asked.what else { return false };
+        let Some(one) = self.loaded.policy.handle(number).and_then(Handle::one) else {
+            return false;
+        };
+        let charge = Charge { key, quota: one.quota, cost: one.cost, limit: one.limit };
+        let api = self.loaded.api_of_handle(number);
+        let decided = self.desk.decide_one(self.pinned, api, &charge, self.stamp);
+        let Some(reading) = decided else { return false };
+        let answer = Terse {
+            decision: if reading.fits { WireDecision::Allow } else { WireDecision::Deny },
+            unmatched: false,
+            failed_open: false,
+            binding: Some(one.limit_index),
+            retry: convert::retry(reading.retry()),
+            witness: convert::witness(self.loaded.policy.version(), self.stamp.now()),
+        };
+        answer.encode(asked.op, Envelope::Call(asked.call), out);
+        true
+    }
+
+    /// A common check that the engine refused, to be decided as any other.
+    #[cold]
+    fn order_of_one(&mut self, number: u32, key: Key) -> Result<Order, Wrong> {
+        let one = self.loaded.policy.handle(number).and_then(Handle::one);
+        let one = one.ok_or(Wrong::UnknownHandle(number))?;
+        let charge = Charge { key, quota: one.quota, cost: one.cost, limit: one.limit };
+        let resolved = self.desk.take(charge, one.limit_index);
+        let of = Of::Handle { number, body_at: 0, body_bytes: 0, resolved };
+        Ok(Order { form: Form::TERSE, intent: Intent::Charge, deadline_nanos: None, of })
     }
 
     /// Decides what waits and gives its answer, or its error, to `sink`.
@@ -565,14 +680,18 @@ impl<F: FnMut() -> Now> Work<'_, '_, F> {
         answer: impl FnOnce(&mut S, &Answer<'_>),
         error: impl FnOnce(&mut S, &ErrorAnswer<'_>),
     ) {
-        let wrong = match self.decide(asked) {
-            Ok(Decided::Handle { number, resolved, body, answered }) => {
-                return self.answer_handle(asked, number, &resolved, body, &answered, |reply| {
-                    answer(sink, reply);
-                });
+        let order = match asked.what {
+            What::One { number, key } => self.order_of_one(number, key),
+            What::Order(place) => Ok(self.buffers.orders[place]),
+            What::Wrong(place) => Err(self.buffers.wrongs[place]),
+        };
+        let wrong = match order.and_then(|order| Ok((order, self.decide(&order)?))) {
+            Ok((order, Decided::Handle(answered))) => {
+                return self
+                    .answer_handle(asked.op, &order, &answered, |reply| answer(sink, reply));
             }
-            Ok(Decided::Inline(decision)) => {
-                return self.answer_inline(asked, &decision, |reply| answer(sink, reply));
+            Ok((order, Decided::Inline(decision))) => {
+                return self.answer_inline(&order, &decision, |reply| answer(sink, reply));
             }
             Err(wrong) => wrong,
         };
@@ -580,49 +699,44 @@ impl<F: FnMut() -> Now> Work<'_, '_, F> {
         wrong.with_error(self.loaded, |reply| error(sink, reply));
     }
 
-    #[inline]
-    fn decide(&mut self, asked: &Asked) -> Result<Decided, Wrong> {
-        if let Some(deadline) = asked.deadline_nanos {
+    fn decide(&mut self, order: &Order) -> Result<Decided, Wrong> {
+        if let Some(deadline) = order.deadline_nanos {
             let elapsed = self.stamp.now().time.since(self.arrived).get();
             if elapsed >= deadline {
                 return Err(Wrong::DeadlineExceeded);
             }
         }
-        match asked.what {
-            What::Handle { number, resolved, body } => {
+        match order.of {
+            Of::Handle { number, ref resolved, .. } => {
                 let Some(handle) = self.loaded.policy.handle(number) else {
                     return Err(Wrong::UnknownHandle(number));
                 };
                 let api = self.loaded.api_of_handle(number);
-                let (desk, intent) = (&mut *self.desk, asked.intent);
-                let answered = desk.decide(self.pinned, api, handle, &resolved, intent, self.stamp);
-                match answered {
-                    Ok(answered) => Ok(Decided::Handle { number, resolved, body, answered }),
-                    Err(problem) => Err(Wrong::Problem(number, problem)),
-                }
+                let (pinned, stamp) = (self.pinned, &mut *self.stamp);
+                self.desk
+                    .decide(pinned, api, handle, resolved, order.intent, stamp)
+                    .map(Decided::Handle)
+                    .map_err(|problem| Wrong::Problem(number, problem))
             }
-            What::Inline { charges_at, count } => {
+            Of::Inline { charges_at, count } => {
                 let charges = charges_at..charges_at + count;
-                let decided =
-                    self.desk.decide_inline(self.pinned, charges, asked.intent, self.stamp);
-                decided.map(Decided::Inline).map_err(Wrong::Inline)
+                self.desk
+                    .decide_inline(self.pinned, charges, order.intent, self.stamp)
+                    .map(Decided::Inline)
+                    .map_err(Wrong::Inline)
             }
-            What::Wrong(wrong) => Err(wrong),
         }
     }
 
-    #[inline]
     fn answer_handle(
         &mut self,
-        asked: &Asked,
-        number: u32,
-        resolved: &Resolved,
-        body: (usize, usize),
+        op: Op,
+        order: &Order,
         answered: &Answered,
         reply: impl FnOnce(&Answer<'_>),
     ) {
+        let Of::Handle { ref resolved, .. } = order.of else { return };
         let version = self.loaded.policy.version();
-        let now = self.stamp.now();
         let limits = &self.desk.limits[resolved.limits()];
         let terse = match answered {
             Answered::Decided(decision) => {
@@ -636,12 +750,27 @@ impl<F: FnMut() -> Now> Work<'_, '_, F> {
                 failed_open: true,
                 binding: None,
                 retry: WireRetry::None,
-                witness: convert::witness(version, now),
+                witness: convert::witness(version, self.stamp.now()),
             },
         };
-        if asked.form == Form::TERSE {
+        if order.form == Form::TERSE {
             return reply(&terse.into());
         }
+        self.answer_at_length(op, order, answered, terse, reply);
+    }
+
+    /// An answer with numbers, rendered, or both.
+    fn answer_at_length(
+        &mut self,
+        op: Op,
+        order: &Order,
+        answered: &Answered,
+        terse: Terse,
+        reply: impl FnOnce(&Answer<'_>),
+    ) {
+        let Of::Handle { number, body_at, body_bytes, ref resolved } = order.of else { return };
+        let limits = &self.desk.limits[resolved.limits()];
+        let now = self.stamp.now();
         let readings: &[Reading] = match answered {
             Answered::Decided(_) => &self.desk.readings,
             Answered::FailedOpen(_) => &[],
@@ -649,31 +778,28 @@ impl<F: FnMut() -> Now> Work<'_, '_, F> {
         self.buffers.numbers.clear();
         let numbers = limits.iter().zip(readings);
         self.buffers.numbers.extend(numbers.map(|(index, read)| convert::numbers(*index, read)));
-        let numbers = asked.form.numbers.then(|| Numbers {
+        let numbers = order.form.numbers.then(|| Numbers {
             wall_nanos: now.utc.as_nanos(),
             limits: self.buffers.numbers[..].into(),
         });
-        let handle = self.loaded.policy.handle(number).filter(|_| asked.form.rendered);
+        let handle = self.loaded.policy.handle(number).filter(|_| order.form.rendered);
         let Some(handle) = handle else {
             return reply(&Answer { terse, numbers, rendered: None, body_omitted: false });
         };
         let rendered = &mut self.buffers.rendered;
         match answered {
             Answered::Decided(decision) => {
-                let message = Message {
-                    op: asked.op,
-                    flags: asked.form.to_flags().union(
-                        tollkeeper_protocol::Flags::DEADLINE
-                            .only_if(asked.deadline_nanos.is_some()),
-                    ),
-                    body: &self.input[body.0..body.1],
-                    offset: 0,
-                };
+                let (from, to) = (body_at as usize, (body_at + body_bytes) as usize);
+                let deadline = Flags::DEADLINE.only_if(order.deadline_nanos.is_some());
+                let flags = order.form.to_flags().union(deadline);
+                let body = &self.input[from..to];
+                let message = Message { op, flags, body, offset: 0 };
                 // It was decoded before.
-                let Ok(Request::Check(check)) = Request::decode(&message) else { return };
-                let (values, slots) = values(&check.values, handle);
-                let request = policy::Request { values: &values[..slots], costs: &[] };
-                handle.render(limits, &request, decision, readings, rendered);
+                let Ok(check) = Check::decode(&message, request::Intent::Peek) else { return };
+                with_values(&check.values, handle.slots().len(), |values| {
+                    let request = policy::Request { values, costs: &[] };
+                    handle.render(limits, &request, decision, readings, rendered);
+                });
             }
             Answered::FailedOpen(_) => {
                 handle.render_unavailable(policy::Unavailable::Allow, rendered);
@@ -692,7 +818,7 @@ impl<F: FnMut() -> Now> Work<'_, '_, F> {
 
     fn answer_inline(
         &mut self,
-        asked: &Asked,
+        order: &Order,
         decision: &Decision,
         reply: impl FnOnce(&Answer<'_>),
     ) {
@@ -701,13 +827,13 @@ impl<F: FnMut() -> Now> Work<'_, '_, F> {
         let version = self.loaded.policy.version();
         let terse = convert::terse(decision, readings, index_of, version);
         self.buffers.numbers.clear();
-        if asked.form.numbers {
+        if order.form.numbers {
             let numbers = readings.iter().enumerate();
             self.buffers.numbers.extend(numbers.filter_map(|(index, read)| {
                 u16::try_from(index).ok().map(|index| convert::numbers(index, read))
             }));
         }
-        let numbers = asked.form.numbers.then(|| Numbers {
+        let numbers = order.form.numbers.then(|| Numbers {
             wall_nanos: decision.now.utc.as_nanos(),
             limits: self.buffers.numbers[..].into(),
         });
@@ -743,12 +869,10 @@ impl<F: FnMut() -> Now> Work<'_, '_, F> {
         allowed(op)?;
         let loaded = self.loaded;
         let handle = handle_of(loaded, set.handle, set.layout)?;
-        let (values, slots) = values(&set.values, handle);
-        let request = policy::Request { values: &values[..slots], costs: &[] };
-        let resolved = self
-            .desk
-            .resolve(self.pinned, handle, &request)
-            .map_err(|error| Wrong::Problem(set.handle, Problem::Resolve(error)))?;
+        let resolved = with_values(&set.values, handle.slots().len(), |values| {
+            self.desk.resolve(self.pinned, handle, &policy::Request { values, costs: &[] })
+        })
+        .map_err(|error| Wrong::Problem(set.handle, Problem::Resolve(error)))?;
         let charges: Vec<Charge> = self.desk.charges[resolved.charges()]
             .iter()
             .zip(&self.desk.limits[resolved.limits()])
@@ -791,7 +915,7 @@ impl<F: FnMut() -> Now> Work<'_, '_, F> {
 }
 
 enum Decided {
-    Handle { number: u32, resolved: Resolved, body: (usize, usize), answered: Answered },
+    Handle(Answered),
     Inline(Decision),
 }
 
@@ -819,6 +943,12 @@ impl Wrong {
                     Ok(()) => encode(&error.with_detail(Detail::Layout(&body))),
                     Err(_) => encode(&error),
                 }
+            }
+            Self::UnknownSlot { presence, slots } => {
+                let message = format!("the handle has {slots} slots, presence is {presence:#b}");
+                let max = (1 << slots) - 1;
+                let detail = Detail::Range { field: "presence", found: presence, min: 0, max };
+                encode(&ErrorAnswer::new(Code::BadFrame, &message).with_detail(detail))
             }
             Self::TooManyCosts { found, max } => {
                 let (found, max) = (found as u64, max as u64);

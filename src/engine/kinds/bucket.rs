@@ -76,6 +76,12 @@ impl Bucket {
         self.narrow_span != 0
     }
 
+    /// How far a narrow counter's theoretical arrival time lies ahead. The bucket must be narrow.
+    #[inline]
+    pub(crate) fn backlog_narrow(&self, value: u64, now: Now) -> u128 {
+        u128::from(value.saturating_sub(now.time.as_nanos() * NARROW_TICKS))
+    }
+
     #[inline]
     pub(super) fn fill_narrow(&self, value: u64, now: Now) -> Fill {
         let backlog = value.saturating_sub(now.time.as_nanos() * NARROW_TICKS);

@@ -82,6 +82,18 @@ impl Array {
     #[inline]
     pub(super) fn locate(&self, key: Key, shard_bits: u32) -> Located<'_> {
         let home = probe::home(key.high, self.len(), shard_bits);
+        // More than half of the keys that are present are at home.
+        let slot = &self.slots[home];
+        if slot.meta().fingerprint() == fingerprint(key)
+            && slot.meta() != Meta::SEALED
+            && is_slot_of(slot, key)
+        {
+            return Located::Found(slot);
+        }
+        self.locate_from(home, key)
+    }
+
+    fn locate_from(&self, home: usize, key: Key) -> Located<'_> {
         let (before, from_home) = self.slots.split_at(home);
         for slot in from_home.iter().chain(before) {
             let meta = slot.meta();
@@ -101,7 +113,16 @@ impl Array {
 
 /// Whether a claimed slot is this key's. An insert that has claimed it but not yet said for which
 /// key is given a moment and then overtaken: it finds its slot killed and starts over.
+#[inline]
 fn is_slot_of(slot: &Slot, key: Key) -> bool {
+    match slot.word().state() {
+        State::Unborn | State::Killed => is_slot_of_unborn(slot, key),
+        _ => slot.key() == key,
+    }
+}
+
+#[cold]
+fn is_slot_of_unborn(slot: &Slot, key: Key) -> bool {
     let mut backoff = Backoff::new();
     loop {
         match slot.word().state() {

@@ -32,7 +32,7 @@ enum Change {
     To(Fill),
 }
 
-/// How the fast path ended.
+/// How a check of one narrow counter ended.
 enum Narrow {
     Decided(Reading),
     /// Numbers or counter need the wide form.
@@ -44,7 +44,7 @@ impl Pinned<'_> {
     ///
     /// # Errors
     /// See [`Refusal`]; nothing is charged then.
-    #[inline]
+    #[inline(always)]
     pub fn check_one<F: FnMut() -> Now>(
         &self,
         charge: &Charge,
@@ -52,6 +52,44 @@ impl Pinned<'_> {
     ) -> Result<Reading, Refusal> {
         within_horizon(stamp.now())?;
         let shard = self.table.shard(charge.key);
+        if let Some(reading) = self.check_present(shard, charge, stamp.now()) {
+            return Ok(reading);
+        }
+        self.check_one_anyhow(shard, charge, stamp)
+    }
+
+    /// The common case of [`Pinned::check_one`], and no other: a narrow bucket whose counter is
+    /// there, in a shard that is not growing, with no other thread at it. `None` is no answer.
+    #[inline(always)]
+    fn check_present(&self, shard: &Shard, charge: &Charge, now: Now) -> Option<Reading> {
+        let Quota::Bucket(bucket) = &charge.quota else { return None };
+        if !bucket.is_narrow() || charge.cost == 0 || charge.cost > bucket.burst() {
+            return None;
+        }
+        let slot = shard.find_settled(charge.key, self.table.shape, &self.guard)?;
+        let word = slot.word();
+        let State::Live(payload) = word.state() else { return None };
+        if payload.cell().is_some() {
+            return None;
+        }
+        let (value, fits) = match bucket.charge_narrow(payload.value(), charge.cost, now) {
+            Some(value) => (value, true),
+            None => (payload.value(), false),
+        };
+        if fits && !slot.swap(word, Word::live(Payload::narrow(value))) {
+            return None;
+        }
+        let fill = Fill::Bucket { backlog: bucket.backlog_narrow(value, now) };
+        Some(Reading { fits, ..reading(charge, fill) })
+    }
+
+    #[cold]
+    fn check_one_anyhow<F: FnMut() -> Now>(
+        &self,
+        shard: &Shard,
+        charge: &Charge,
+        stamp: &mut Stamp<F>,
+    ) -> Result<Reading, Refusal> {
         shard.help_move(self.table.shape, &self.guard);
         if let Narrow::Decided(reading) = self.check_narrow(shard, charge, stamp)? {
             return Ok(reading);
@@ -184,8 +222,7 @@ impl Pinned<'_> {
         charge.quota.fill_narrow(0, stamp.now())
     }
 
-    /// The fast path: a counter in narrow form, by numbers that fit it.
-    #[inline]
+    /// A counter in narrow form, by numbers that fit it, whatever state it is in.
     fn check_narrow<F: FnMut() -> Now>(
         &self,
         shard: &Shard,

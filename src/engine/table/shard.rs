@@ -59,6 +59,21 @@ impl Shard {
         unsafe { current.deref() }
     }
 
+    /// The key's slot, if it has one and the shard is not growing.
+    #[inline]
+    pub(super) fn find_settled<'g>(
+        &self,
+        key: Key,
+        shape: Shape,
+        guard: &'g Guard,
+    ) -> Option<&'g Slot> {
+        let array = self.array(guard);
+        match array.locate(key, shape.shard_bits) {
+            Located::Found(slot) if array.next(guard).is_none() => Some(slot),
+            _ => None,
+        }
+    }
+
     pub(super) fn count_live(&self) {
         self.live.fetch_add(1, Ordering::Relaxed);
     }

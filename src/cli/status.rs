@@ -1,0 +1,258 @@
+//! `tollkeeper status`: a node at a glance.
+
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+
+use crate::config::ADMIN;
+use crate::doors::admin::{LimitStatus, Rate, Status as Glance, Used};
+
+use super::fail;
+
+/// How long the answer may take.
+const TIME_MAX: Duration = Duration::from_secs(5);
+
+/// The most bytes of the answer: thousands of limits fit.
+const ANSWER_BYTES_MAX: u64 = 8 << 20;
+
+/// Asks a running node for its policy and that one's age, keys against their cap for each limit,
+/// rates over the last ten seconds, denials and connections.
+///
+/// Exits 0 if it was told, else 2.
+#[derive(Args)]
+pub(super) struct Status {
+    /// Admin address of the node
+    #[arg(long, value_name = "ADDR", default_value_t = ADMIN, env = "TOLLKEEPER_ADMIN")]
+    admin: SocketAddr,
+    /// One JSON object instead of text
+    #[arg(long)]
+    json: bool,
+}
+
+impl Status {
+    pub(super) fn run(self) -> ExitCode {
+        let answer = match ask(self.admin) {
+            Ok(answer) => answer,
+            Err(Unanswered::Unreachable(error)) => {
+                return super::unreachable(&self.admin.to_string(), &error);
+            }
+            Err(Unanswered::Unlike(what)) => return fail(&format!("{}: {what}", self.admin)),
+        };
+        let status: Glance = match serde_json::from_str(&answer) {
+            Ok(status) => status,
+            Err(error) => {
+                return fail(&format!("{}: its answer is no status: {error}", self.admin));
+            }
+        };
+        let text = if self.json { answer.trim_end().to_owned() } else { as_text(&status) };
+        // Whoever closed the pipe does not want to know.
+        let _ = writeln!(io::stdout().lock(), "{text}");
+        ExitCode::SUCCESS
+    }
+}
+
+/// Why there is no answer.
+enum Unanswered {
+    /// Nobody is there.
+    Unreachable(io::Error),
+    /// Somebody is there who does not answer as a node does.
+    Unlike(String),
+}
+
+fn ask(admin: SocketAddr) -> Result<String, Unanswered> {
+    // No proxy, whatever the environment says: the node is asked, and nobody else.
+    let config = ureq::Agent::config_builder()
+        .timeout_global(Some(TIME_MAX))
+        .proxy(None)
+        .max_redirects(0)
+        .user_agent(concat!("tollkeeper/", env!("CARGO_PKG_VERSION")))
+        .build();
+    let answer = config.new_agent().get(format!("http://{admin}/v1/status")).call();
+    let mut answer = answer.map_err(unanswered)?;
+    let body = answer.body_mut().with_config().limit(ANSWER_BYTES_MAX);
+    body.read_to_string().map_err(unanswered)
+}
+
+fn unanswered(error: ureq::Error) -> Unanswered {
+    match error {
+        ureq::Error::Io(error) => Unanswered::Unreachable(error),
+        ureq::Error::ConnectionFailed => {
+            Unanswered::Unreachable(io::ErrorKind::ConnectionRefused.into())
+        }
+        ureq::Error::Timeout(_) => Unanswered::Unreachable(io::ErrorKind::TimedOut.into()),
+        ureq::Error::StatusCode(status) => {
+            Unanswered::Unlike(format!("it answers {status}; is it the node's admin address?"))
+        }
+        other => Unanswered::Unlike(other.to_string()),
+    }
+}
+
+fn as_text(status: &Glance) -> String {
+    let Glance { policy, keys, connections, .. } = status;
+    let mut text = format!(
+        "tollkeeper {} · up {} · {}\n\
+         policy       {} · version {} · {} old\n\
+         keys         {} · table {}\n\
+         checks       {}\n\
+         denials      {}\n\
+         connections  {}\n",
+        status.version,
+        span(status.uptime_seconds),
+        if status.draining { "draining" } else { "serving" },
+        policy.origin,
+        policy.version,
+        span(policy.age_seconds),
+        used(keys),
+        bytes(status.table_bytes),
+        rate(&status.checks),
+        rate(&status.denials),
+        used(connections),
+    );
+    let mut rows =
+        vec![["api", "limit", "kind", "mode", "keys", "most", "denials"].map(str::to_owned)];
+    rows.extend(status.limits.iter().map(row));
+    let Used { now, max } = status.inline_keys;
+    if now > 0 {
+        let dash = || "-".to_owned();
+        rows.push([
+            "inline".into(),
+            dash(),
+            dash(),
+            dash(),
+            now.to_string(),
+            max.to_string(),
+            dash(),
+        ]);
+    }
+    text.push('\n');
+    table(&rows, &mut text);
+    text.truncate(text.trim_end().len());
+    text
+}
+
+fn row(limit: &LimitStatus) -> [String; 7] {
+    let name = match &limit.window {
+        None => limit.name.clone(),
+        Some(window) => format!("{}.{window}", limit.name),
+    };
+    [
+        limit.api.clone(),
+        name,
+        limit.kind.clone(),
+        limit.mode.clone(),
+        limit.keys.to_string(),
+        limit.keys_max.to_string(),
+        limit.denials.to_string(),
+    ]
+}
+
+/// Columns of words are flush left, those of numbers right.
+fn table<const N: usize>(rows: &[[String; N]], text: &mut String) {
+    let chars = |cell: &String| cell.chars().count();
+    let width = |column: usize| rows.iter().map(|row| chars(&row[column])).max().unwrap_or(0);
+    let widths: [usize; N] = core::array::from_fn(width);
+    for row in rows {
+        let mut line = String::new();
+        for (column, (cell, width)) in row.iter().zip(widths).enumerate() {
+            let gap = if column == 0 { "" } else { "  " };
+            let _ = match column {
+                0..4 => write!(line, "{gap}{cell:<width$}"),
+                _ => write!(line, "{gap}{cell:>width$}"),
+            };
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+}
+
+fn used(used: &Used) -> String {
+    format!("{} of {}", used.now, used.max)
+}
+
+fn rate(rate: &Rate) -> String {
+    let per_second = rate.per_second;
+    let decimals = if per_second < 100.0 { 1 } else { 0 };
+    format!("{} · {per_second:.decimals$} a second", rate.total)
+}
+
+fn bytes(bytes: u64) -> String {
+    let units = [("GB", 1e9), ("MB", 1e6), ("kB", 1e3)];
+    match units.into_iter().find(|(_, size)| bytes as f64 >= *size) {
+        Some((unit, size)) => format!("{:.1} {unit}", bytes as f64 / size),
+        None => format!("{bytes} B"),
+    }
+}
+
+/// A span in its two largest units.
+fn span(seconds: f64) -> String {
+    let seconds = seconds.max(0.0) as u64;
+    let (days, hours) = (seconds / 86_400, seconds / 3600 % 24);
+    let (minutes, rest) = (seconds / 60 % 60, seconds % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{rest} s"),
+        (0, 0, _) => format!("{minutes} min {rest} s"),
+        (0, _, _) => format!("{hours} h {minutes} min"),
+        _ => format!("{days} d {hours} h"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::doors::admin::PolicyStatus;
+
+    use super::*;
+
+    #[test]
+    fn a_status_reads_like_this() {
+        let limit = |name: &str, window: Option<&str>, keys, denials| LimitStatus {
+            api: "media".into(),
+            name: name.into(),
+            window: window.map(str::to_owned),
+            kind: "bucket".into(),
+            mode: "enforce".into(),
+            keys,
+            keys_max: 800,
+            denials,
+        };
+        let status = Glance {
+            version: "0.1.0".into(),
+            uptime_seconds: 192.7,
+            draining: false,
+            policy: PolicyStatus {
+                origin: "built-in example \"media\"".into(),
+                version: "00000000000000ab".into(),
+                age_seconds: 90_061.0,
+            },
+            apis: vec!["media".into()],
+            limits: vec![limit("images_post", None, 12, 1), limit("read", Some("day"), 1, 120)],
+            inline_keys: Used { now: 0, max: 800 },
+            keys: Used { now: 13, max: 1000 },
+            table_bytes: 1_250_000,
+            checks: Rate { total: 121, per_second: 12.1 },
+            denials: Rate { total: 1, per_second: 0.1 },
+            connections: Used { now: 1, max: 10_000 },
+        };
+        let expected = "\
+tollkeeper 0.1.0 · up 3 min 12 s · serving
+policy       built-in example \"media\" · version 00000000000000ab · 1 d 1 h old
+keys         13 of 1000 · table 1.2 MB
+checks       121 · 12.1 a second
+denials      1 · 0.1 a second
+connections  1 of 10000
+
+api    limit        kind    mode     keys  most  denials
+media  images_post  bucket  enforce    12   800        1
+media  read.day     bucket  enforce     1   800      120";
+        assert_eq!(as_text(&status), expected);
+    }
+
+    #[test]
+    fn spans_and_sizes_show_two_units_at_most() {
+        assert_eq!([span(0.9), span(59.0), span(3600.0)], ["0 s", "59 s", "1 h 0 min"]);
+        assert_eq!([bytes(999), bytes(1000), bytes(2_500_000_000)], ["999 B", "1.0 kB", "2.5 GB"]);
+    }
+}

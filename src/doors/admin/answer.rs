@@ -1,0 +1,151 @@
+//! A request to its report: asks the desk, and says what it answered in JSON's terms.
+
+use crate::doors::report::{Binding, ErrorReport, LimitReport, Report, version_text};
+use crate::doors::{Answered, Desk, Intent, Loaded, Problem};
+use crate::engine::decision::{Decision, Reading, Refusal, Retry, Verdict};
+use crate::engine::table::{Pinned, Stamp};
+use crate::engine::time::{Nanos, Now};
+use crate::metrics::cells::Outcome;
+use crate::policy::{Handle, Limit, Rendered, Request, ResolveError, Unavailable};
+
+use super::request::{Bad, Placed};
+
+/// Decides a request and counts it.
+pub(super) fn answer<F: FnMut() -> Now>(
+    desk: &mut Desk,
+    loaded: &Loaded,
+    pinned: &Pinned<'_>,
+    placed: &Placed<'_>,
+    intent: Intent,
+    stamp: &mut Stamp<F>,
+) -> Result<Report, Bad> {
+    let handle = placed.handle;
+    let api = loaded.api_of_handle(handle.number());
+    let version = loaded.policy.version();
+    let request = Request { values: &placed.values, costs: &placed.costs };
+    desk.clear();
+    let resolved = match desk.resolve(pinned, handle, &request) {
+        Ok(resolved) => resolved,
+        Err(error) => {
+            let message = error.describe(handle).to_string();
+            let (code, outcome) = match error {
+                ResolveError::BadAttribute { .. } => ("BAD_ATTRIBUTE", Outcome::Unavailable),
+                ResolveError::CostTooLarge { .. } => ("BAD_COST", Outcome::Error),
+                ResolveError::TooManyLimits { .. } => ("TOO_MANY_ITEMS", Outcome::Error),
+            };
+            if intent == Intent::Charge {
+                desk.cells.check(api, outcome);
+            }
+            let ResolveError::BadAttribute { when_unavailable, .. } = error else {
+                return Err(Bad::new(code, message));
+            };
+            let error = ErrorReport { code: code.to_owned(), message };
+            return Ok(unavailable(handle, when_unavailable, error, version));
+        }
+    };
+    match desk.decide(pinned, api, handle, &resolved, intent, stamp) {
+        Ok(Answered::Decided(decision)) => {
+            let limits = &desk.limits[resolved.limits()];
+            Ok(decided(handle, limits, &request, &decision, &desk.readings, version))
+        }
+        Ok(Answered::FailedOpen(problem)) => {
+            let error = problem_report(&problem, handle);
+            Ok(unavailable(handle, Unavailable::Allow, error, version))
+        }
+        Err(problem) => {
+            let error = problem_report(&problem, handle);
+            Ok(unavailable(handle, Unavailable::Deny, error, version))
+        }
+    }
+}
+
+fn problem_report(problem: &Problem, handle: &Handle) -> ErrorReport {
+    let (code, message) = match problem {
+        Problem::Resolve(error) => ("BAD_ATTRIBUTE", error.describe(handle).to_string()),
+        Problem::Refused(refusal) => (refusal_code(*refusal), refusal.to_string()),
+    };
+    ErrorReport { code: code.to_owned(), message }
+}
+
+/// The protocol's name for it.
+fn refusal_code(refusal: Refusal) -> &'static str {
+    match refusal {
+        Refusal::TableFull { .. } => "TABLE_FULL",
+        Refusal::TooManyCharges { .. } => "TOO_MANY_ITEMS",
+        Refusal::UnlikeQuotas => "BAD_LIMIT",
+        Refusal::UsedAboveLimit { .. } => "BAD_COST",
+        Refusal::HorizonPassed => "INTERNAL",
+    }
+}
+
+fn decided(
+    handle: &Handle,
+    limits: &[u16],
+    request: &Request<'_>,
+    decision: &Decision,
+    readings: &[Reading],
+    version: u64,
+) -> Report {
+    let mut rendered = Rendered::default();
+    handle.render(limits, request, decision, readings, &mut rendered);
+    let limit_of = |index: u16| handle.limits().get(usize::from(index));
+    let binding = decision.binding.and_then(|place| limits.get(place).copied()).and_then(limit_of);
+    let reports = limits.iter().zip(readings);
+    let reports = reports.filter_map(|(index, reading)| Some(report(limit_of(*index)?, reading)));
+    Report {
+        decision: match decision.verdict {
+            Verdict::Allow => "allow",
+            Verdict::Deny => "deny",
+        },
+        binding: binding
+            .map(|limit| Binding { name: limit.name.to_string(), window: window(limit) }),
+        limits: reports.collect(),
+        ..base(handle, &rendered, version)
+    }
+}
+
+/// The answer of `when_unavailable`.
+fn unavailable(handle: &Handle, answer: Unavailable, error: ErrorReport, version: u64) -> Report {
+    let mut rendered = Rendered::default();
+    handle.render_unavailable(answer, &mut rendered);
+    Report { decision: answer.name(), error: Some(error), ..base(handle, &rendered, version) }
+}
+
+/// What every report takes from what was rendered.
+fn base(handle: &Handle, rendered: &Rendered, version: u64) -> Report {
+    let headers = handle.header_names().zip(rendered.headers());
+    let headers = headers.filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned())));
+    Report {
+        decision: "allow",
+        status: rendered.status(),
+        binding: None,
+        limits: Vec::new(),
+        permit: None,
+        headers: headers.collect(),
+        content_type: rendered.content_type().map(str::to_owned),
+        body: rendered.body().map(str::to_owned),
+        policy_version: version_text(version),
+        error: None,
+    }
+}
+
+fn report(limit: &Limit, reading: &Reading) -> LimitReport {
+    LimitReport {
+        name: limit.name.to_string(),
+        window: window(limit),
+        kind: limit.kind().name(),
+        limit: reading.limit(),
+        remaining: reading.remaining(),
+        retry_after_ns: match reading.retry() {
+            Retry::After(span) => Some(span.get()),
+            Retry::Now | Retry::Never => None,
+        },
+        next_ns: reading.next_after().map_or(0, Nanos::get),
+        full_ns: reading.full_after().get(),
+        mode: limit.mode.name(),
+    }
+}
+
+fn window(limit: &Limit) -> Option<String> {
+    (!limit.window.is_empty()).then(|| limit.window.to_string())
+}

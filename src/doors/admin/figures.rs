@@ -1,0 +1,96 @@
+//! The instance's counts as the figures that are exported.
+
+use std::sync::atomic::Ordering;
+
+use crate::doors::Instance;
+use crate::doors::report::version_text;
+use crate::engine::command::LimitId;
+use crate::metrics::cells::{Outcome, Protocol};
+use crate::metrics::export::{ApiFigures, Figures, INLINE, LimitFigures, ProtocolFigures};
+use crate::metrics::process::Process;
+
+use super::CONNECTIONS_MAX;
+use super::vitals::Vitals;
+
+/// All figures, now.
+pub(super) fn figures(instance: &Instance, vitals: &Vitals) -> Figures {
+    let loaded = instance.policy.load();
+    let usage = instance.table.usage();
+    let limits = loaded.policy.limits().iter().map(|limit| {
+        let name = match &*limit.window {
+            "" => limit.name.to_string(),
+            window => format!("{}.{window}", limit.name),
+        };
+        of_limit(instance, &limit.api, name, limit.id)
+    });
+    let inline = of_limit(instance, INLINE, INLINE.to_owned(), LimitId::INLINE);
+    // A check of inline limits is counted once, with its outcome, on the limit of all of them.
+    let inline_api = ApiFigures {
+        api: INLINE.to_owned(),
+        allow: inline.allow,
+        deny: inline.deny,
+        ..ApiFigures::default()
+    };
+    let apis = loaded.apis.iter().enumerate();
+    let apis = apis.map(|(number, name)| of_api(instance, number, name));
+    Figures {
+        apis: apis.chain([inline_api]).collect(),
+        limits: limits.chain([inline]).collect(),
+        protocols: Protocol::ALL
+            .into_iter()
+            .map(|protocol| of_protocol(instance, vitals, protocol))
+            .collect(),
+        keys_max: usage.keys_max,
+        table_bytes: usage.bytes,
+        connections_dropped: instance.cells.sum(|worker| &worker.connections_dropped),
+        policy_version: version_text(loaded.policy.version()),
+        policy_origin: loaded.origin.clone(),
+        policy_loaded_at_seconds: loaded.loaded_at.as_nanos() as f64 / 1e9,
+        build_version: env!("CARGO_PKG_VERSION"),
+        uptime_seconds: vitals.uptime(instance.clock.now().time).get() as f64 / 1e9,
+        wall_offset_seconds: vitals.wall_offset_nanos() as f64 / 1e9,
+        process: Process::observe(),
+    }
+}
+
+fn of_api(instance: &Instance, number: usize, name: &str) -> ApiFigures {
+    let checks = |outcome| instance.cells.checks(number, outcome);
+    let unmatched = checks(Outcome::Unmatched);
+    ApiFigures {
+        api: name.to_owned(),
+        allow: checks(Outcome::Allow) + unmatched,
+        deny: checks(Outcome::Deny),
+        unavailable: checks(Outcome::Unavailable),
+        error: checks(Outcome::Error),
+        unmatched,
+    }
+}
+
+fn of_limit(instance: &Instance, api: &str, limit: String, id: LimitId) -> LimitFigures {
+    let cells = &instance.cells;
+    LimitFigures {
+        api: api.to_owned(),
+        limit,
+        allow: cells.sum(|worker| &worker.limit(id.0).allow),
+        deny: cells.sum(|worker| &worker.limit(id.0).deny),
+        units: cells.sum(|worker| &worker.limit(id.0).units),
+        keys: instance.table.keys_of(id),
+    }
+}
+
+fn of_protocol(instance: &Instance, vitals: &Vitals, protocol: Protocol) -> ProtocolFigures {
+    let cells = &instance.cells;
+    let (connections, connections_max) = match protocol {
+        Protocol::Binary => (instance.connections(), instance.connections.max),
+        Protocol::Admin => (vitals.connections.load(Ordering::Relaxed), CONNECTIONS_MAX as u64),
+    };
+    ProtocolFigures {
+        protocol: protocol.name(),
+        requests: cells.sum_of(protocol, |worker| &worker.requests),
+        errors: cells.sum_of(protocol, |worker| &worker.errors),
+        connections,
+        connections_max,
+        durations: cells.durations(protocol),
+        duration_nanos: cells.sum_of(protocol, |worker| &worker.duration_sum),
+    }
+}

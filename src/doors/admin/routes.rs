@@ -1,0 +1,240 @@
+//! Paths to answers. Thin: what is asked is read in `request`, what is answered made in `answer`,
+//! `status` and `figures`.
+
+use std::fmt::Write;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::rejection::{BytesRejection, FailedToBufferBody};
+use axum::extract::{DefaultBodyLimit, FromRequest, Request, State};
+use axum::http::{HeaderMap, StatusCode, Uri, header};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use serde::Serialize;
+use serde_json::json;
+use tokio::time::timeout;
+
+use crate::doors::report::ErrorReport;
+use crate::doors::{Desk, Instance, Intent};
+use crate::engine::table::Stamp;
+use crate::metrics::cells::Protocol;
+use crate::metrics::export;
+
+use super::answer::answer;
+use super::figures::figures;
+use super::request::{Asked, Bad};
+use super::status::Status;
+use super::vitals::Vitals;
+use super::{BODY_BYTES_MAX, BODY_TIME_MAX};
+
+/// The paths, for whoever asks for another.
+const PATHS: &str =
+    "/metrics, /livez, /readyz, /healthz, /healthcheck, /v1/status, /v1/check, /v1/peek";
+
+/// What all handlers share.
+pub(super) struct Admin {
+    instance: Arc<Instance>,
+    vitals: Arc<Vitals>,
+    /// The door's one desk: each has cells of its own, which are never given back.
+    desk: Mutex<Desk>,
+}
+
+type Shared = State<Arc<Admin>>;
+
+pub(super) fn router(instance: Arc<Instance>, vitals: Arc<Vitals>) -> Router {
+    let desk = Mutex::new(Desk::of(Protocol::Admin, Arc::clone(&instance)));
+    let admin = Arc::new(Admin { instance, vitals, desk });
+    Router::new()
+        .route("/metrics", get(metrics))
+        .route("/livez", get(live))
+        .route("/readyz", get(ready))
+        .route("/healthz", get(ready))
+        .route("/healthcheck", get(ready))
+        .route("/v1/status", get(status))
+        .route("/v1/check", post(check))
+        .route("/v1/peek", post(peek))
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(from_fn_with_state(Arc::clone(&admin), count))
+        .with_state(admin)
+}
+
+/// Counts requests. The door's desk has the cells, and whoever holds it is their one writer.
+async fn count(State(admin): Shared, request: Request, next: Next) -> Response {
+    let response = next.run(request).await;
+    let desk = admin.desk.lock().unwrap_or_else(PoisonError::into_inner);
+    desk.cells.requests.add(1);
+    if response.status().is_client_error() || response.status().is_server_error() {
+        desk.cells.errors.add(1);
+    }
+    response
+}
+
+async fn metrics(State(admin): Shared) -> Response {
+    let page = export::render(&figures(&admin.instance, &admin.vitals));
+    ([(header::CONTENT_TYPE, export::CONTENT_TYPE)], page).into_response()
+}
+
+async fn live(uri: Uri) -> Response {
+    health("livez", &[("http", Ok("this answer".to_owned()))], &uri)
+}
+
+async fn ready(State(admin): Shared, uri: Uri) -> Response {
+    let policy = Ok(admin.instance.policy.load().origin.clone());
+    let serving = match admin.instance.is_draining() {
+        false => Ok("the binary protocol is answered".to_owned()),
+        true => Err("the node is draining"),
+    };
+    health("readyz", &[("policy", policy), ("serving", serving)], &uri)
+}
+
+/// One health check: its name, and how it stands.
+type Check<'a> = (&'a str, Result<String, &'a str>);
+
+/// 200 if all checks pass, else 503; each has a line if `?verbose` asks for them, and those that
+/// fail in any case.
+fn health(name: &str, checks: &[Check<'_>], uri: &Uri) -> Response {
+    let fails = checks.iter().any(|(_, result)| result.is_err());
+    let mut text = String::new();
+    if fails || is_verbose(uri) {
+        for (check, result) in checks {
+            let _ = match result {
+                Ok(how) => writeln!(text, "[+] {check} ok: {how}"),
+                Err(why) => writeln!(text, "[-] {check} failed: {why}"),
+            };
+        }
+        let _ = writeln!(text, "{name} check {}", if fails { "failed" } else { "passed" });
+    } else {
+        text.push_str("ok\n");
+    }
+    let status = if fails { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+    (status, [(header::CACHE_CONTROL, "no-store")], text).into_response()
+}
+
+fn is_verbose(uri: &Uri) -> bool {
+    let pairs = uri.query().unwrap_or_default().split('&');
+    pairs
+        .map(|pair| pair.split_once('=').map_or(pair, |(name, _)| name))
+        .any(|name| name == "verbose")
+}
+
+async fn status(State(admin): Shared) -> Response {
+    json_response(StatusCode::OK, &Status::of(&admin.instance, &admin.vitals))
+}
+
+async fn check(State(admin): Shared, request: Request) -> Result<Response, Refused> {
+    ask(&admin, request, Intent::Charge).await
+}
+
+async fn peek(State(admin): Shared, request: Request) -> Result<Response, Refused> {
+    ask(&admin, request, Intent::Peek).await
+}
+
+async fn ask(admin: &Admin, request: Request, intent: Intent) -> Result<Response, Refused> {
+    expects_json(request.headers())?;
+    let body = read_body(request).await?;
+    let asked = Asked::parse(&body)?;
+    Ok(decide(admin, &asked, intent)?)
+}
+
+fn decide(admin: &Admin, asked: &Asked, intent: Intent) -> Result<Response, Bad> {
+    let mut desk = admin.desk.lock().unwrap_or_else(PoisonError::into_inner);
+    let instance = &admin.instance;
+    let mut stamp = Stamp::new(|| instance.clock.now());
+    let began_at = stamp.now().time;
+    let loaded = instance.policy.load();
+    let placed = asked.place(&loaded.policy)?;
+    let pinned = instance.table.pin();
+    let report = answer(&mut desk, &loaded, &pinned, &placed, intent, &mut stamp)?;
+    drop(pinned);
+    desk.cells.duration(instance.clock.now().time.since(began_at).get(), 1);
+    Ok(json_response(StatusCode::OK, &report))
+}
+
+/// A page in a browser may send a form to any address, but JSON only where it is let to: without
+/// this, every web page that an operator opens could charge counters.
+fn expects_json(headers: &HeaderMap) -> Result<(), Refused> {
+    let found = headers.get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or("?"));
+    let essence = found.map(|found| found.split(';').next().unwrap_or_default().trim());
+    if essence.is_some_and(|essence| essence.eq_ignore_ascii_case("application/json")) {
+        return Ok(());
+    }
+    let found = found.map_or("missing".to_owned(), |found| format!("`{}`", clip(found)));
+    let message = format!("header `content-type` is {found}, allowed is `application/json`");
+    Err(Refused::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "UNSUPPORTED_MEDIA_TYPE", message))
+}
+
+/// Reads a body that keeps to its length and time. One that says it is too long is not read.
+async fn read_body(request: Request) -> Result<Bytes, Refused> {
+    let too_large = |found: &str| {
+        let message = format!("the body has {found} bytes, allowed are {BODY_BYTES_MAX}");
+        Refused::new(StatusCode::PAYLOAD_TOO_LARGE, "TOO_LARGE", message)
+    };
+    let length = request.headers().get(header::CONTENT_LENGTH);
+    let length = length.and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    if let Some(length) = length.filter(|length| *length > BODY_BYTES_MAX as u64) {
+        return Err(too_large(&length.to_string()));
+    }
+    match timeout(BODY_TIME_MAX, Bytes::from_request(request, &())).await {
+        Ok(Ok(body)) => Ok(body),
+        Ok(Err(BytesRejection::FailedToBufferBody(FailedToBufferBody::LengthLimitError(_)))) => {
+            Err(too_large("more"))
+        }
+        Ok(Err(_)) => {
+            let message = "the body breaks off, or its chunks are malformed".to_owned();
+            Err(Refused::new(StatusCode::BAD_REQUEST, "BAD_REQUEST", message))
+        }
+        Err(_) => {
+            let message = format!("the body did not come within {BODY_TIME_MAX:?}");
+            Err(Refused::new(StatusCode::REQUEST_TIMEOUT, "TIMED_OUT", message))
+        }
+    }
+}
+
+async fn not_found(uri: Uri) -> Refused {
+    let message = format!("there is no path `{}`, there are {PATHS}", clip(uri.path()));
+    Refused::new(StatusCode::NOT_FOUND, "NOT_FOUND", message)
+}
+
+async fn method_not_allowed(request: Request) -> Refused {
+    let asks = request.uri().path().ends_with("/check") || request.uri().path().ends_with("/peek");
+    let (method, path) = (clip(request.method().as_str()), clip(request.uri().path()));
+    let allowed = if asks { "POST" } else { "GET" };
+    let message = format!("method {method} on `{path}`, allowed is {allowed}");
+    Refused::new(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", message)
+}
+
+fn clip(text: &str) -> &str {
+    &text[..text.floor_char_boundary(128)]
+}
+
+/// A request that got no answer, with the status that says whose fault it is.
+struct Refused {
+    status: StatusCode,
+    error: ErrorReport,
+}
+
+impl Refused {
+    fn new(status: StatusCode, code: &str, message: String) -> Self {
+        Self { status, error: ErrorReport { code: code.to_owned(), message } }
+    }
+}
+
+impl From<Bad> for Refused {
+    fn from(Bad(error): Bad) -> Self {
+        Self { status: StatusCode::BAD_REQUEST, error }
+    }
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        json_response(self.status, &json!({ "error": self.error }))
+    }
+}
+
+fn json_response(status: StatusCode, value: &impl Serialize) -> Response {
+    (status, [(header::CACHE_CONTROL, "no-store")], axum::Json(value)).into_response()
+}
