@@ -90,7 +90,7 @@ pub fn load_policy(path: Option<&Path>, seed: &Seed) -> Result<(Policy, String),
 }
 
 /// Names and texts of a policy's files.
-fn read_policy(path: &Path) -> io::Result<Vec<(String, String)>> {
+pub(crate) fn read_policy(path: &Path) -> io::Result<Vec<(String, String)>> {
     let mut paths = vec![path.to_owned()];
     if path.is_dir() {
         paths = std::fs::read_dir(path)?
