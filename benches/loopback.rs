@@ -12,6 +12,9 @@
 //! cargo bench --bench loopback [-- --seconds 4]
 //! ```
 
+// A bench is read where it runs: its report is its output.
+#![allow(clippy::print_stdout)]
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};

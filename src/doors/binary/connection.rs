@@ -201,7 +201,7 @@ impl Connection {
             self.session.leave(state.grace_millis(), &mut state.out);
             let now = state.clock.now().time;
             self.watch.set(Awaits::Goodbye, now);
-            return Poll::Ready(self.write(&mut state.out));
+            return Poll::Ready(self.write(&state.out));
         }
         let kept = self.unread.len();
         state.input[..kept].copy_from_slice(&self.unread);
@@ -244,11 +244,11 @@ impl Connection {
                 (true, false) => self.watch.wait_for(Awaits::RestOfFrame, ended_at),
             }
         }
-        Poll::Ready(self.write(&mut state.out))
+        Poll::Ready(self.write(&state.out))
     }
 
     /// Writes what the socket takes at once and keeps the rest.
-    fn write(&mut self, out: &mut Vec<u8>) -> io::Result<()> {
+    fn write(&mut self, out: &[u8]) -> io::Result<()> {
         if out.is_empty() {
             return Ok(());
         }
