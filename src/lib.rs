@@ -1,5 +1,7 @@
 //! Tollkeeper: a rate-limiter daemon that keeps every published limit, exactly.
 
+#![doc = include_str!("ARCHITECTURE.md")]
+
 extern crate alloc;
 
 pub mod engine;
