@@ -12,8 +12,7 @@
 //! cargo bench --bench loopback [-- --seconds 4]
 //! ```
 
-// A bench is read where it runs: its report is its output.
-#![allow(clippy::print_stdout)]
+#![allow(clippy::print_stdout, reason = "a bench is read by people")]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
