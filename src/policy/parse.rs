@@ -171,6 +171,10 @@ pub(super) fn parse(source: usize, text: &str, errors: &mut Errors) -> Document 
 
 fn api(entry: &Entry, errors: &mut Errors) -> Option<ApiText> {
     check_name("API", &entry.key, errors);
+    if entry.key.value == INLINE {
+        let message = format!("`{INLINE}` is the name of limits that callers bring themselves");
+        errors.push(entry.key.span, message);
+    }
     let mut keys = Keys::new(table(&entry.node, errors)?);
     for key in ["tiers", "tier_default", "deny", "bypass", "subject", "text"] {
         keys.not_yet(key, errors);
@@ -620,6 +624,9 @@ fn too_many(what: &str, found: usize, max: usize, span: Span, errors: &mut Error
         errors.push(span, format!("{found} {what}, allowed are {max}"));
     }
 }
+
+/// The API under which inline limits are counted; no policy may have it.
+const INLINE: &str = "inline";
 
 fn check_name(what: &str, name: &Text, errors: &mut Errors) {
     if !is_name(&name.value) {
