@@ -25,6 +25,10 @@ use super::worker::State;
 /// From GOAWAY to the server's last word: what crossed the GOAWAY is still refused in words.
 const LINGER: Duration = Duration::from_millis(100);
 
+/// Room for the front of a frame that a connection keeps. A longer frame's is given back, so that
+/// idle connections cost little whatever they once sent.
+const UNREAD_BYTES_KEPT: usize = 4096;
+
 /// What a connection waits for, and until when. The worker looks at all of them now and then, so
 /// that no read or write needs a timer of its own.
 pub(super) struct Watch {
@@ -107,6 +111,9 @@ struct Connection {
     unread: Vec<u8>,
     /// Whether `unread` may hold whole frames.
     more: bool,
+    /// Whether the client sends as fast as it is answered, so that the last read was as much as
+    /// fits or left work behind.
+    hurried: bool,
     unsent: Vec<u8>,
     sent: usize,
     closes: bool,
@@ -121,6 +128,7 @@ pub(super) async fn run(stream: TcpStream, watch: Rc<Watch>, state: Rc<RefCell<S
         state,
         unread: Vec::new(),
         more: false,
+        hurried: false,
         unsent: Vec::new(),
         sent: 0,
         closes: false,
@@ -140,7 +148,7 @@ impl Connection {
 
     fn poll_bytes(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
-            if self.watch.expired.replace(false) && !self.closes {
+            if self.watch.expired.replace(false) {
                 self.expire();
             }
             if self.sent < self.unsent.len() {
@@ -150,13 +158,23 @@ impl Connection {
                 return Pin::new(&mut self.stream).poll_shutdown(context);
             }
             ready!(self.poll_answer(context))?;
+            if self.hurried {
+                // The other connections of this thread come first.
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
         }
     }
 
     /// Says what took too long, and closes.
     fn expire(&mut self) {
-        let state = Rc::clone(&self.state);
-        state.borrow().desk.cells.connections_dropped.add(1);
+        if self.closes {
+            // The last word was said, and nobody takes it.
+            self.unsent.clear();
+            self.sent = 0;
+            return;
+        }
+        self.state.borrow().desk.cells.connections_dropped.add(1);
         let reason = match self.watch.awaits.get() {
             Awaits::Hello => "HELLO did not come in time",
             Awaits::Frame => "no frame came for too long",
@@ -211,6 +229,7 @@ impl Connection {
             ready!(Pin::new(&mut self.stream).poll_read(context, &mut buffer))?;
             arrived += buffer.filled().len();
             if arrived == kept {
+                self.hurried = false;
                 self.closes = true;
                 return Poll::Ready(Ok(()));
             }
@@ -228,9 +247,13 @@ impl Connection {
         let ended_at = state.clock.now().time;
         let took = ended_at.since(began_at).get();
         state.desk.cells.duration(took, progress.frames as u64);
+        if self.unread.capacity() > UNREAD_BYTES_KEPT {
+            self.unread = Vec::new();
+        }
         self.unread.clear();
         self.unread.extend_from_slice(&state.input[progress.consumed..arrived]);
         self.more = progress.more;
+        self.hurried = self.more || arrived == state.input.len();
         self.closes |= progress.closes;
         if self.watch.awaits.get() != Awaits::Goodbye {
             match (self.session.is_open(), self.unread.is_empty()) {

@@ -38,6 +38,10 @@ const PRINCIPAL: &str = "default";
 /// The code of the maximum of connections in the answer to HELLO.
 const CONNECTIONS_CODE: usize = 7;
 
+/// Checks that are decided together, but for the plain ones of one limit. Their answers may be
+/// long, and with more of them one read's would go far beyond the write buffer's maximum.
+const ORDERS_MAX: usize = 16;
+
 /// What the server calls itself.
 const SERVER: &str = concat!("tollkeeper/", env!("CARGO_PKG_VERSION"));
 
@@ -200,6 +204,7 @@ impl Session {
         progress.closes = self.stage == Stage::Closed;
         let cells = &desk.cells;
         cells.requests.add(progress.frames as u64);
+        cells.connections_dropped.add(u64::from(progress.closes));
         progress
     }
 
@@ -244,9 +249,15 @@ impl Session {
         match message.op {
             Op::CHECK | Op::PEEK | Op::CHECK_INLINE | Op::PEEK_INLINE => {
                 work.ask(frame.header.call, &message);
+                if work.buffers.orders.len() + work.buffers.wrongs.len() >= ORDERS_MAX {
+                    self.flush(work, out);
+                }
             }
             _ => {
                 self.flush(work, out);
+                if self.stage == Stage::Closed {
+                    return;
+                }
                 self.handle_control(work, &frame.header, Request::decode(&message), out);
             }
         }
@@ -401,6 +412,10 @@ impl Session {
         }
         let asked = core::mem::take(&mut work.buffers.asked);
         for asked in &asked {
+            if self.stage == Stage::Closed {
+                // An error that closes is the last word; what came behind it is not charged.
+                break;
+            }
             if work.answer_one(asked, out) {
                 continue;
             }
@@ -1037,3 +1052,6 @@ fn encode_error(error: &ErrorAnswer<'_>, envelope: Envelope, out: &mut Vec<u8>) 
         let _ = ErrorAnswer { message: "", detail: Detail::None, ..*error }.encode(envelope, out);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,392 @@
+//! Laws of a session, on generated input: what holds whatever a client sends.
+
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+
+use tollkeeper_protocol::codec::{List, Sparse};
+use tollkeeper_protocol::limits::{ANSWER_BYTES_MAX, HEADER_BYTES, TERSE_BYTES};
+use tollkeeper_protocol::request::{
+    BatchRequest, CheckInline, Hello, InlineLimit, InlineQuota, Intent, Ping, Prepare, Set,
+};
+use tollkeeper_protocol::status::Align;
+use tollkeeper_protocol::{Decision, Response};
+
+use super::*;
+use crate::clock::Clock;
+use crate::doors::Instance;
+use crate::engine::key::Seed;
+use crate::engine::time::UtcTime;
+use crate::policy::{Policy, Source};
+
+/// What one call may append. Each answer keeps to the protocol's maximum, and no more long ones
+/// are made together than this.
+const OUT_BYTES_MAX: usize = WRITE_BUFFER_BYTES_MAX
+    + ORDERS_MAX * ANSWER_BYTES_MAX
+    + IN_FLIGHT_MAX * (HEADER_BYTES + TERSE_BYTES);
+
+/// Bytes of the body of the API `wide`'s denials.
+const BODY_BYTES: usize = 60_000;
+
+fn instance() -> Arc<Instance> {
+    let seed = Seed::new([7; 16]);
+    let body = "x".repeat(BODY_BYTES);
+    let text = format!(
+        "schema = 1\n[api.narrow]\nclass.all = ['GET *']\n[api.narrow.limit]\n\
+         team = {{ on = 'all', per = ['team'], bucket = '3/min' }}\n\
+         [api.wide]\nclass.all = ['GET *']\n[api.wide.limit]\n\
+         team = {{ on = 'all', per = ['team'], bucket = '3/min' }}\n\
+         user = {{ on = 'all', per = ['user'], fixed = '5/day' }}\n\
+         [api.wide.denied]\nbody = '\"{body}\"'\n"
+    );
+    let policy = Policy::compile(&[Source { name: "laws", text: &text }], &seed).unwrap();
+    let loaded = Loaded::new(policy, "a test".to_owned(), UtcTime::from_nanos(0));
+    Instance::new(1000, 10, [9; 16], &seed, Clock::start(), loaded)
+}
+
+/// A session with what a worker lends it, at a moment that does not pass.
+struct Side {
+    session: Session,
+    desk: Desk,
+    buffers: SessionBuffers,
+    unread: Vec<u8>,
+    out: Vec<u8>,
+    frames: usize,
+    closed: bool,
+}
+
+impl Side {
+    fn new(instance: &Arc<Instance>) -> Self {
+        Self {
+            session: Session::default(),
+            desk: Desk::new(Arc::clone(instance)),
+            buffers: SessionBuffers::default(),
+            unread: Vec::new(),
+            out: Vec::new(),
+            frames: 0,
+            closed: false,
+        }
+    }
+
+    /// What a connection does with the bytes of one read.
+    fn receive(&mut self, bytes: &[u8]) {
+        self.unread.extend_from_slice(bytes);
+        let mut more = !self.closed;
+        while more {
+            let now = Now {
+                time: Timestamp::from_nanos(5_000_000_000),
+                utc: UtcTime::from_nanos(1_714_752_900_000_000_000),
+            };
+            let mut out = Vec::new();
+            let progress = self.session.handle_bytes(
+                &mut self.desk,
+                &mut self.buffers,
+                &mut Stamp::new(|| now),
+                &self.unread,
+                &mut out,
+            );
+            assert!(progress.consumed <= self.unread.len());
+            assert!(progress.frames <= IN_FLIGHT_MAX);
+            assert!(out.len() <= OUT_BYTES_MAX, "{} bytes", out.len());
+            assert!(!progress.more || progress.consumed > 0, "no progress");
+            self.unread.drain(..progress.consumed);
+            self.out.append(&mut out);
+            self.frames += progress.frames;
+            self.closed |= progress.closes;
+            more = progress.more && !self.closed;
+        }
+    }
+
+    /// Every answer is a frame that a client understands, and nothing follows one that closes.
+    fn assert_answers(&self) {
+        let (mut rest, mut answers, mut closes) = (&self.out[..], 0, false);
+        while let Some((frame, bytes)) = next_frame(rest, ANSWER_BYTES_MAX).unwrap() {
+            assert!(!closes, "an answer follows the error that closes");
+            let response = Response::decode(&frame.message()).unwrap();
+            if let Response::Error(error) = response {
+                closes = error.closes;
+            }
+            answers += 1;
+            rest = &rest[bytes..];
+        }
+        assert!(rest.is_empty());
+        assert_eq!(closes, self.closed);
+        match closes {
+            false => assert_eq!(answers, self.frames),
+            // One more, about the connection itself, is the most.
+            true => assert!(answers <= self.frames + 1),
+        }
+    }
+}
+
+fn encode(request: &Request<'_>, call: u64, out: &mut Vec<u8>) {
+    request.encode(Envelope::Call(call), out).unwrap();
+}
+
+fn hello() -> Vec<u8> {
+    let hello = Hello {
+        version_min: 1,
+        version_max: 1,
+        client: "laws",
+        credential_scheme: 0,
+        credential: b"",
+    };
+    let mut out = Vec::new();
+    encode(&Request::Hello(hello), 1, &mut out);
+    out
+}
+
+/// A valid request, whose names and keys are few so that counters are met again.
+#[derive(Clone, Debug)]
+enum Ask {
+    Ping(Vec<u8>),
+    Prepare(bool),
+    Check(Intent, Form, usize, Option<u64>, Option<u64>, Vec<Option<Vec<u8>>>),
+    Set(usize, u64, Vec<Option<Vec<u8>>>),
+    Inline(Intent, bool, Vec<(u64, u8, u8)>),
+    Batch(Vec<Ask>),
+}
+
+/// API and class of the handles: one comes down to a single counter, the other finds its class.
+const HANDLES: [(&str, Option<&str>); 2] = [("narrow", Some("all")), ("wide", None)];
+
+fn single() -> impl Strategy<Value = Ask> {
+    let intent = || prop_oneof![Just(Intent::Charge), Just(Intent::Peek)];
+    let form = any::<(bool, bool)>().prop_map(|(numbers, rendered)| Form { numbers, rendered });
+    let value = prop_oneof![
+        Just(b"GET".to_vec()),
+        Just(b"POST".to_vec()),
+        Just(b"/v1/images".to_vec()),
+        vec(any::<u8>(), 0..4),
+    ];
+    let values = vec(option::weighted(0.9, value), 4);
+    let deadline = option::weighted(0.1, prop_oneof![Just(0), Just(u64::MAX)]);
+    prop_oneof![
+        (intent(), form, 0..2usize, option::weighted(0.2, 0..4u64), deadline, values).prop_map(
+            |(intent, form, api, cost, deadline, values)| {
+                Ask::Check(intent, form, api, cost, deadline, values)
+            }
+        ),
+        (intent(), any::<bool>(), vec((0..4u64, 0..3u8, 0..3u8), 1..4))
+            .prop_map(|(intent, numbers, limits)| Ask::Inline(intent, numbers, limits)),
+    ]
+}
+
+fn ask() -> impl Strategy<Value = Ask> {
+    let values = vec(option::weighted(0.9, vec(any::<u8>(), 0..4)), 4);
+    prop_oneof![
+        1 => vec(any::<u8>(), 0..64).prop_map(Ask::Ping),
+        1 => any::<bool>().prop_map(Ask::Prepare),
+        1 => (0..2usize, 0..6u64, values).prop_map(|(api, used, values)| Ask::Set(api, used, values)),
+        1 => vec(single(), 1..6).prop_map(Ask::Batch),
+        6 => single(),
+    ]
+}
+
+/// Gives the request to `take`, for the handles of this instance.
+fn with_request(instance: &Instance, ask: &Ask, take: impl FnOnce(&Request<'_>)) {
+    let loaded = instance.policy.load();
+    let handle = |api: usize| loaded.policy.handle_of(HANDLES[api].0, HANDLES[api].1).unwrap();
+    let borrow = |values: &'_ [Option<Vec<u8>>], api: usize| -> Vec<Option<Vec<u8>>> {
+        values[..handle(api).slots().len().min(values.len())].to_vec()
+    };
+    match ask {
+        Ask::Ping(payload) => take(&Request::Ping(Ping { payload })),
+        Ask::Prepare(known) => {
+            let api = if *known { "narrow" } else { "none" };
+            take(&Request::Prepare(Prepare { api, class: None }));
+        }
+        Ask::Check(intent, form, api, cost, deadline_nanos, values) => {
+            let (handle, values) = (handle(*api), borrow(values, *api));
+            let values: Vec<Option<&[u8]>> = values.iter().map(Option::as_deref).collect();
+            let costs: Vec<u64> = cost.iter().copied().collect();
+            take(&Request::Check(Check {
+                intent: *intent,
+                form: *form,
+                handle: handle.number(),
+                layout: handle.layout(),
+                deadline_nanos: *deadline_nanos,
+                costs: List::from(&costs[..]),
+                values: Sparse::from(&values[..]),
+            }));
+        }
+        Ask::Set(api, used, values) => {
+            let (handle, values) = (handle(*api), borrow(values, *api));
+            let values: Vec<Option<&[u8]>> = values.iter().map(Option::as_deref).collect();
+            take(&Request::Set(Set {
+                handle: handle.number(),
+                layout: handle.layout(),
+                used: *used,
+                limit: None,
+                values: Sparse::from(&values[..]),
+            }));
+        }
+        Ask::Inline(intent, numbers, limits) => {
+            let keys: Vec<[u8; 1]> = limits.iter().map(|(_, _, key)| [*key]).collect();
+            let limits: Vec<_> = limits
+                .iter()
+                .zip(&keys)
+                .map(|((cost, kind, _), key)| {
+                    let (units, window_nanos) = (3, 60_000_000_000);
+                    let quota = match kind {
+                        0 => InlineQuota::Bucket { units, window_nanos, burst: 5 },
+                        1 => InlineQuota::Fixed { units, window_nanos, align: Align::Clock },
+                        _ => InlineQuota::Fixed { units, window_nanos, align: Align::First },
+                    };
+                    InlineLimit { cost: *cost, quota, key }
+                })
+                .collect();
+            take(&Request::CheckInline(CheckInline {
+                intent: *intent,
+                form: Form { numbers: *numbers, rendered: false },
+                deadline_nanos: None,
+                limits: List::from(&limits[..]),
+            }));
+        }
+        Ask::Batch(_) => {}
+    }
+}
+
+/// A stream of valid frames, HELLO first.
+fn stream(instance: &Instance, asks: &[Ask]) -> Vec<u8> {
+    let mut stream = hello();
+    for (call, ask) in (2..).zip(asks) {
+        if let Ask::Batch(items) = ask {
+            let mut batch = BatchRequest::begin(call, &mut stream);
+            for item in items {
+                with_request(instance, item, |request| batch.push(request).unwrap());
+            }
+            batch.finish();
+        } else {
+            with_request(instance, ask, |request| encode(request, call, &mut stream));
+        }
+    }
+    stream
+}
+
+/// Frames whose length is right and whose op is mostly known; flags and bodies are anything.
+fn odd_frame() -> impl Strategy<Value = Vec<u8>> {
+    let op = prop_oneof![4 => 0u16..0x30, 1 => any::<u16>()];
+    let flags = prop_oneof![3 => Just(0u16), 2 => 0u16..8, 1 => any::<u16>()];
+    let body = vec(prop_oneof![Just(0u8), 0u8..4, any::<u8>()], 0..120);
+    (op, flags, any::<u64>(), body).prop_map(|(op, flags, call, body)| {
+        let mut frame = ((HEADER_BYTES + body.len()) as u32).to_le_bytes().to_vec();
+        frame.extend_from_slice(&op.to_le_bytes());
+        frame.extend_from_slice(&flags.to_le_bytes());
+        frame.extend_from_slice(&call.to_le_bytes());
+        frame.extend_from_slice(&body);
+        frame
+    })
+}
+
+/// The pieces of `bytes` between the cuts, which are fractions of 65,536.
+fn cut_at<'a>(bytes: &'a [u8], cuts: &[u16]) -> Vec<&'a [u8]> {
+    let place = |cut: &u16| bytes.len() * usize::from(*cut) / 65_536;
+    let mut cuts: Vec<usize> = cuts.iter().map(place).chain([0, bytes.len()]).collect();
+    cuts.sort_unstable();
+    cuts.windows(2).map(|pair| &bytes[pair[0]..pair[1]]).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_bytes_get_frames_or_an_end(
+        greets: bool,
+        bytes in vec(any::<u8>(), 0..600),
+        cuts in vec(any::<u16>(), 0..4),
+    ) {
+        let mut side = Side::new(&instance());
+        let mut input = if greets { hello() } else { Vec::new() };
+        input.extend_from_slice(&bytes);
+        cut_at(&input, &cuts).into_iter().for_each(|piece| side.receive(piece));
+        side.assert_answers();
+    }
+
+    #[test]
+    fn odd_frames_get_an_answer_each_or_an_end(
+        frames in vec(odd_frame(), 0..40),
+        cuts in vec(any::<u16>(), 0..4),
+    ) {
+        let mut side = Side::new(&instance());
+        let input = [hello(), frames.concat()].concat();
+        cut_at(&input, &cuts).into_iter().for_each(|piece| side.receive(piece));
+        side.assert_answers();
+    }
+
+    #[test]
+    fn spoiled_frames_get_an_answer_each_or_an_end(
+        asks in vec(ask(), 1..20),
+        spoiled in vec((any::<u16>(), any::<u8>()), 1..8),
+    ) {
+        let instance = instance();
+        let mut input = stream(&instance, &asks);
+        for (place, byte) in spoiled {
+            let place = input.len() * usize::from(place) / 65_536;
+            input[place] = byte;
+        }
+        let mut side = Side::new(&instance);
+        side.receive(&input);
+        side.assert_answers();
+    }
+
+    #[test]
+    fn a_stream_in_pieces_is_answered_like_the_whole(
+        asks in vec(ask(), 1..60),
+        cuts in vec(any::<u16>(), 0..12),
+    ) {
+        let (one, other) = (instance(), instance());
+        let input = stream(&one, &asks);
+        let (mut whole, mut pieces) = (Side::new(&one), Side::new(&other));
+        whole.receive(&input);
+        cut_at(&input, &cuts).into_iter().for_each(|piece| pieces.receive(piece));
+        whole.assert_answers();
+        prop_assert!(!whole.closed && whole.unread.is_empty());
+        prop_assert_eq!(whole.frames, asks.len() + 1);
+        prop_assert!(whole.out == pieces.out, "the answers differ");
+    }
+}
+
+/// As many rendered denials as may be in flight came to 15 MB for one read when all of them were
+/// decided before any was counted as written.
+#[test]
+fn long_answers_stop_at_the_write_buffer() {
+    let instance = instance();
+    let values: Vec<_> = [&b"GET"[..], b"/", b"t", b"u"].map(|value| Some(value.to_vec())).into();
+    let ask = Ask::Check(Intent::Charge, Form::FULL, 1, None, None, values);
+    let input = stream(&instance, &vec![ask; IN_FLIGHT_MAX]);
+    let mut side = Side::new(&instance);
+    side.receive(&input);
+    side.assert_answers();
+    assert!(side.out.len() > 250 * BODY_BYTES);
+}
+
+/// Checks that came in one read behind the sixteenth protocol error were charged and answered
+/// after the error that closes.
+#[test]
+fn nothing_is_charged_behind_an_error_that_closes() {
+    let instance = instance();
+    let check = |key| Ask::Inline(Intent::Charge, true, vec![(1, 0, key)]);
+    let mut input = stream(&instance, &[check(0)]);
+    let mut bad = Vec::new();
+    with_request(&instance, &check(1), |request| encode(request, 100, &mut bad));
+    // RENDERED means nothing with CHECK_INLINE.
+    bad[6] = Flags::RENDERED.0 as u8;
+    input.extend_from_slice(&bad.repeat(PROTOCOL_ERRORS_MAX));
+    with_request(&instance, &check(1), |request| encode(request, 200, &mut input));
+    let mut side = Side::new(&instance);
+    side.receive(&input);
+    side.assert_answers();
+    assert!(side.closed);
+
+    let mut other = Side::new(&instance);
+    other.receive(&stream(&instance, &[check(1)]));
+    let (_, hello_bytes) = next_frame(&other.out, ANSWER_BYTES_MAX).unwrap().unwrap();
+    let (frame, _) = next_frame(&other.out[hello_bytes..], ANSWER_BYTES_MAX).unwrap().unwrap();
+    let Ok(Response::Check(answer)) = Response::decode(&frame.message()) else {
+        panic!("not an answer to a check")
+    };
+    assert_eq!(answer.terse.decision, Decision::Allow);
+    let numbers = answer.numbers.unwrap();
+    assert_eq!(numbers.limits.iter().next().unwrap().remaining, 4);
+}
