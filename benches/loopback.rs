@@ -12,6 +12,8 @@
 //! cargo bench --bench loopback [-- --seconds 4]
 //! ```
 
+#![allow(clippy::print_stdout, reason = "a bench is read by people")]
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};

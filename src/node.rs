@@ -10,7 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::clock::{self, Clock};
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::doors::{Instance, Loaded, admin, binary};
 use crate::engine::key::Seed;
 use crate::engine::table::SweepCursor;
@@ -29,6 +29,10 @@ const SWEEP_LAG_NANOS: u64 = 1_000_000_000;
 
 /// How often wall time is steered.
 const STEER_EVERY: Duration = Duration::from_secs(1);
+
+// What the protocol says of a server that says nothing, and what a node does that was told nothing.
+const _: () =
+    assert!(config::CONNECTIONS_MAX == tollkeeper_protocol::limits::CONNECTIONS_MAX as u64);
 
 /// The most bytes of a policy file that are read.
 const POLICY_BYTES_MAX: u64 = policy::maxima::POLICY_BYTES_MAX as u64;
@@ -90,7 +94,7 @@ pub fn load_policy(path: Option<&Path>, seed: &Seed) -> Result<(Policy, String),
 }
 
 /// Names and texts of a policy's files.
-fn read_policy(path: &Path) -> io::Result<Vec<(String, String)>> {
+pub(crate) fn read_policy(path: &Path) -> io::Result<Vec<(String, String)>> {
     let mut paths = vec![path.to_owned()];
     if path.is_dir() {
         paths = std::fs::read_dir(path)?

@@ -2,6 +2,12 @@
 
 mod serve;
 
+mod text;
+
+mod check;
+
+mod policy;
+
 mod status;
 
 mod bench;
@@ -21,13 +27,22 @@ struct Cli {
     command: Command,
 }
 
+// A doc comment here would take the place of the long text that each command's struct has.
 #[derive(Subcommand)]
 enum Command {
-    /// Answer checks until a signal ends it
+    #[command(about = "Answer checks until a signal ends it")]
     Serve(serve::Serve),
-    /// Show a node's policy, keys, rates and connections
+    #[command(about = "Ask whether a request may pass, and charge it if it may")]
+    Check(check::Check),
+    #[command(about = "Ask whether a request may pass, and charge nothing")]
+    Peek(check::Peek),
+    #[command(about = "Forget what was used of the limits of a request")]
+    Reset(check::Reset),
+    #[command(about = "Check and test policy files")]
+    Policy(policy::PolicyCommand),
+    #[command(about = "Show a node's policy, keys, rates and connections")]
     Status(status::Status),
-    /// Measure throughput and latency under load
+    #[command(about = "Measure throughput and latency under load")]
     Bench(bench::Bench),
 }
 
@@ -35,6 +50,10 @@ enum Command {
 pub fn run() -> ExitCode {
     match Cli::parse().command {
         Command::Serve(serve) => serve.run(),
+        Command::Check(check) => check.run(),
+        Command::Peek(peek) => peek.run(),
+        Command::Reset(reset) => reset.run(),
+        Command::Policy(policy) => policy.run(),
         Command::Status(status) => status.run(),
         Command::Bench(bench) => bench.run(),
     }

@@ -15,8 +15,8 @@ pub const KEYS_MAX: u64 = 1 << 24;
 /// The highest `max-keys` that can be asked for.
 pub const KEYS_MAX_HIGHEST: u64 = 1 << 32;
 
-/// The most connections of the binary door.
-pub const CONNECTIONS_MAX: u64 = tollkeeper_protocol::limits::CONNECTIONS_MAX as u64;
+/// The most connections of the binary door; the protocol's own number, as `node` asserts.
+pub const CONNECTIONS_MAX: u64 = 10_000;
 
 /// The most threads of the binary door.
 pub const WORKERS_MAX: u64 = 256;

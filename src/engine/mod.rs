@@ -4,7 +4,7 @@
 //! Owns the arithmetic of every kind of limit, the identity of counters and the table that holds
 //! them. It never reads a clock, a random number, the environment, a socket or a file; it spawns
 //! nothing, awaits nothing and logs nothing. It imports `core`, `alloc`, collections
-//! and, through [`sync`], atomics and epochs.
+//! and, through `sync`, atomics and epochs.
 
 pub mod time;
 

@@ -123,17 +123,20 @@ impl<'a> Compiler<'a> {
     }
 
     fn compile(mut self, policy: &mut Policy) {
+        let text = self.text;
+        if policy.handles.len() + text.classes.len() >= HANDLES_MAX {
+            let message = format!("more than {HANDLES_MAX} APIs and classes");
+            self.errors.push(text.name.span, message);
+            return;
+        }
         self.read_classes();
-        self.read_limits(policy);
+        if !self.read_limits(policy) {
+            return;
+        }
         let answers = Arc::new(self.read_answers());
         let mut handles = vec![self.handle(None, &answers)];
         for class in 0..self.classes.len() {
             handles.push(self.handle(Some(class as SetId), &answers));
-        }
-        if policy.handles.len() + handles.len() > HANDLES_MAX {
-            let message = format!("more than {HANDLES_MAX} APIs and classes");
-            self.errors.push(self.text.name.span, message);
-            return;
         }
         for mut handle in handles {
             handle.number = policy.handles.len() as u32 + 1;
@@ -147,7 +150,7 @@ impl<'a> Compiler<'a> {
         classes.sort_by(|a, b| a.name.value.cmp(&b.name.value));
         for class in classes {
             let set = self.sets as SetId;
-            self.sets = (self.sets + 1).min(HANDLES_MAX);
+            self.sets += 1;
             self.classes.push(&class.name.value);
             self.add_routes(set, class.routes.iter());
         }
@@ -224,14 +227,16 @@ impl<'a> Compiler<'a> {
         None
     }
 
-    fn read_limits(&mut self, policy: &mut Policy) {
+    /// `false` if there are too many of them to go on.
+    fn read_limits(&mut self, policy: &mut Policy) -> bool {
         let text = self.text;
         let mut limits: Vec<&LimitText> = text.limits.iter().collect();
         limits.sort_by(|a, b| a.name.value.cmp(&b.name.value));
         for limit in limits {
             self.read_limit(limit, policy);
         }
-        if self.limits.len() > HANDLE_LIMITS_MAX {
+        let few = self.limits.len() <= HANDLE_LIMITS_MAX;
+        if !few {
             let message = format!(
                 "API `{}` has {} limits, allowed are {HANDLE_LIMITS_MAX}",
                 text.name.value,
@@ -239,6 +244,7 @@ impl<'a> Compiler<'a> {
             );
             self.errors.push(text.name.span, message);
         }
+        few
     }
 
     fn read_limit(&mut self, text: &'a LimitText, policy: &mut Policy) {

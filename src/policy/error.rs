@@ -188,7 +188,7 @@ fn whole_characters(text: &str, span: Span) -> core::ops::Range<usize> {
 }
 
 /// ` (did you mean ...?)` material: the candidate nearest to `found`, if one is near at all.
-pub(super) fn did_you_mean<'a>(
+pub(crate) fn did_you_mean<'a>(
     found: &str,
     candidates: impl IntoIterator<Item = &'a str>,
 ) -> Option<String> {

@@ -9,10 +9,13 @@ pub const POLICY_BYTES_MAX: usize = 1 << 20;
 pub const LIMITS_MAX: usize = crate::engine::table::LIMITS_MAX - 1;
 
 /// Handles of a whole policy: one for each API and one for each of its classes.
-pub const HANDLES_MAX: usize = 4096;
+pub const HANDLES_MAX: usize = 1024;
 
 /// Bytes of a name: of an API, a class, a limit, an attribute, a meter.
 pub const NAME_BYTES_MAX: usize = 64;
+
+/// Entries of one list: routes of a class, of `on` or of `except`.
+pub const LIST_ENTRIES_MAX: usize = 1024;
 
 /// Segments of one route.
 pub const ROUTE_SEGMENTS_MAX: usize = 64;

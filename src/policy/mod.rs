@@ -43,6 +43,7 @@ mod script;
 mod describe;
 
 pub use answer::Rendered;
+pub(crate) use error::did_you_mean;
 pub use error::{LoadError, LoadErrors};
 pub use handle::{Handle, Limit, Mode, One, Slot, SlotUse, Unavailable};
 pub use resolve::{Found, Request, ResolveError, Resolved, Scratch};

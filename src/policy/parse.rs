@@ -6,7 +6,9 @@ use crate::engine::time::{Nanos, UtcTime};
 use super::error::{Errors, Span, did_you_mean};
 use super::field::Field;
 use super::handle::{Mode, Unavailable};
-use super::maxima::{KEY_ATTRIBUTES_MAX, TEST_CHECKS_MAX};
+use super::maxima::{
+    HEADERS_MAX, KEY_ATTRIBUTES_MAX, LIST_ENTRIES_MAX, NAME_BYTES_MAX, TEST_CHECKS_MAX,
+};
 use super::presets::{self, PresetHeader};
 use super::quota_text::{self, QuotaTextError, Window};
 use super::route::Route;
@@ -169,6 +171,10 @@ pub(super) fn parse(source: usize, text: &str, errors: &mut Errors) -> Document 
 
 fn api(entry: &Entry, errors: &mut Errors) -> Option<ApiText> {
     check_name("API", &entry.key, errors);
+    if entry.key.value == INLINE {
+        let message = format!("`{INLINE}` is the name of limits that callers bring themselves");
+        errors.push(entry.key.span, message);
+    }
     let mut keys = Keys::new(table(&entry.node, errors)?);
     for key in ["tiers", "tier_default", "deny", "bypass", "subject", "text"] {
         keys.not_yet(key, errors);
@@ -188,7 +194,12 @@ fn api(entry: &Entry, errors: &mut Errors) -> Option<ApiText> {
             if routes.is_empty() {
                 errors.push(entry.key.span, format!("class `{}` is empty", entry.key.value));
             }
-            let routes = routes.into_iter().filter_map(|text| route(text, errors)).collect();
+            too_many("entries", routes.len(), LIST_ENTRIES_MAX, entry.key.span, errors);
+            let routes = routes
+                .into_iter()
+                .take(LIST_ENTRIES_MAX)
+                .filter_map(|text| route(text, errors))
+                .collect();
             api.classes.push(ClassText { name: entry.key.clone(), routes });
         }
     }
@@ -349,8 +360,9 @@ fn matches(node: &Node, errors: &mut Errors) -> Vec<MatchText> {
     if nodes.is_empty() {
         errors.push(node.span, "an empty list matches nothing");
     }
+    too_many("entries", nodes.len(), LIST_ENTRIES_MAX, node.span, errors);
     let mut found = Vec::new();
-    for node in nodes {
+    for node in nodes.iter().take(LIST_ENTRIES_MAX) {
         if let Value::Table(_) = node.value {
             errors.not_yet(node.span, "a match on several conditions");
             continue;
@@ -367,7 +379,9 @@ fn matches(node: &Node, errors: &mut Errors) -> Vec<MatchText> {
 
 fn per(node: &Node, errors: &mut Errors) -> Vec<Text> {
     let mut names: Vec<Text> = Vec::new();
-    for text in texts(node, errors) {
+    let list = texts(node, errors);
+    too_many("attributes", list.len(), KEY_ATTRIBUTES_MAX, node.span, errors);
+    for text in list.into_iter().take(KEY_ATTRIBUTES_MAX) {
         let name = text.value.as_str();
         if name.starts_with(':') || matches!(name, "route" | "class" | "tier" | "method" | "path") {
             errors.not_yet(text.span, format_args!("`{name}` in `per`"));
@@ -379,11 +393,6 @@ fn per(node: &Node, errors: &mut Errors) -> Vec<Text> {
             check_name("attribute", text, errors);
             names.push(text.clone());
         }
-    }
-    if names.len() > KEY_ATTRIBUTES_MAX {
-        let message =
-            format!("{} attributes in a key, allowed are {KEY_ATTRIBUTES_MAX}", names.len());
-        errors.push(node.span, message);
     }
     names
 }
@@ -439,14 +448,13 @@ fn headers(node: &Node, errors: &mut Errors) -> HeadersText {
 fn single_headers(entry: Option<&Entry>, errors: &mut Errors) -> Vec<HeaderText> {
     let Some(entry) = entry else { return Vec::new() };
     let mut headers: Vec<HeaderText> = Vec::new();
-    for entry in entries(&entry.node, errors) {
+    let list = entries(&entry.node, errors);
+    too_many("headers", list.len(), HEADERS_MAX, entry.key.span, errors);
+    for entry in list.iter().take(HEADERS_MAX) {
         let name = entry.key.value.as_str();
         let of_token =
             |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-        if name.is_empty()
-            || name.len() > super::maxima::NAME_BYTES_MAX
-            || !name.bytes().all(of_token)
-        {
+        if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.bytes().all(of_token) {
             errors.push(entry.key.span, format!("`{name}` is no name of a header"));
         }
         if headers.iter().any(|known| known.name.value.eq_ignore_ascii_case(name)) {
@@ -610,6 +618,15 @@ fn unknown(what: &str, text: &Text, known: &[&str], errors: &mut Errors) {
         .unwrap_or_else(|| format!("known are {}", known.join(", ")));
     errors.push_with_help(text.span, format!("unknown {what} `{}`", text.value), help);
 }
+
+fn too_many(what: &str, found: usize, max: usize, span: Span, errors: &mut Errors) {
+    if found > max {
+        errors.push(span, format!("{found} {what}, allowed are {max}"));
+    }
+}
+
+/// The API under which inline limits are counted; no policy may have it.
+const INLINE: &str = "inline";
 
 fn check_name(what: &str, name: &Text, errors: &mut Errors) {
     if !is_name(&name.value) {

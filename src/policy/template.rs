@@ -100,6 +100,7 @@ impl Template {
                 text.value.len()
             );
             errors.push(text.span, message);
+            return None;
         }
         let template = Self::read(text, |_| Place::Header, names, errors);
         (errors.len() == before).then_some(template)
@@ -108,6 +109,12 @@ impl Template {
     /// Reads a body, which must be JSON whatever its placeholders hold.
     pub(super) fn json(text: &Text, names: &mut Names<'_>, errors: &mut Errors) -> Option<Self> {
         let before = errors.len();
+        let bytes = text.value.len();
+        if bytes > BODY_BYTES_MAX {
+            let message = format!("a body of {bytes} bytes, allowed are {BODY_BYTES_MAX}");
+            errors.push(text.span, message);
+            return None;
+        }
         let within = within_strings(&text.value);
         let place = |at: usize| if within[at] { Place::JsonString } else { Place::JsonBare };
         let template = Self::read(text, place, names, errors);

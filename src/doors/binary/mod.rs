@@ -1,6 +1,6 @@
 //! The binary protocol's door: `protocol/SPEC.md`, spoken by the server.
 //!
-//! [`session`] is pure: bytes in, engine calls, bytes out. The connection is a loop around it
+//! `session` is pure: bytes in, engine calls, bytes out. The connection is a loop around it
 //! that moves bytes and watches deadlines, the listener accepts.
 
 mod session;

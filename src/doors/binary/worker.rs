@@ -15,6 +15,7 @@ use tollkeeper_protocol::limits::FRAME_BYTES_MAX;
 
 use crate::clock::LocalClock;
 use crate::doors::{ConnectionGuard, Desk, Instance};
+use crate::engine::time::Timestamp;
 
 use super::connection::{self, Watch};
 use super::session::SessionBuffers;
@@ -81,6 +82,7 @@ async fn run(
     grace: Duration,
 ) {
     let clock = instance.clock.local();
+    let grace_nanos = u64::try_from(grace.as_nanos()).unwrap_or(u64::MAX);
     let state = Rc::new(RefCell::new(State {
         desk: Desk::new(instance),
         buffers: SessionBuffers::default(),
@@ -111,13 +113,13 @@ async fn run(
                     watch.look(now);
                     true
                 }));
-                let overdue = stopped_at.is_some_and(|at: tokio::time::Instant| at.elapsed() >= grace);
+                let overdue = stopped_at.is_some_and(|at: Timestamp| now.since(at).get() >= grace_nanos);
                 if stopped_at.is_some() && (watches.is_empty() || overdue) {
                     return;
                 }
             }
             _ = stop.wait_for(|stop| *stop), if stopped_at.is_none() => {
-                stopped_at = Some(tokio::time::Instant::now());
+                stopped_at = Some(state.borrow_mut().clock.now().time);
                 for watch in watches.iter().filter_map(Weak::upgrade) {
                     watch.wake();
                 }

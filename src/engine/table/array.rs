@@ -3,13 +3,14 @@
 //! A slot once claimed stays claimed for the array's life, so a key's search path only ever grows
 //! longer, and all inserts of one key meet at the same vacant slot: a key has one slot, or none.
 
-use core::ops::Deref;
+use alloc::sync::Arc;
 
 use crate::engine::key::Key;
 use crate::engine::sync::epoch::{Atomic, Guard, Owned, Shared};
 use crate::engine::sync::{AtomicU32, Backoff, Ordering};
 
 use super::probe;
+use super::segment::{Segments, Slots};
 use super::slot::{Meta, Slot, State, Word, fingerprint};
 
 pub(super) struct Array {
@@ -37,9 +38,10 @@ pub(super) enum Located<'a> {
 }
 
 impl Array {
-    pub(super) fn new(slots: u32) -> Self {
+    /// An array of at least so many slots.
+    pub(super) fn new(slots: u32, pool: &Arc<Segments>) -> Self {
         Self {
-            slots: Slots::vacant(slots as usize),
+            slots: Slots::vacant(slots, pool),
             next: Atomic::null(),
             claimed: AtomicU32::new(0),
             cursor: AtomicU32::new(0),
@@ -47,7 +49,7 @@ impl Array {
         }
     }
 
-    pub(super) fn slots(&self) -> &[Slot] {
+    pub(super) fn slots(&self) -> &Slots {
         &self.slots
     }
 
@@ -76,14 +78,14 @@ impl Array {
     /// The slot at which the search for a key begins.
     #[inline]
     pub(super) fn home(&self, key: Key, shard_bits: u32) -> &Slot {
-        &self.slots[probe::home(key.high, self.len(), shard_bits)]
+        self.slots.slot(probe::home(key.high, self.len(), shard_bits))
     }
 
     #[inline]
     pub(super) fn locate(&self, key: Key, shard_bits: u32) -> Located<'_> {
         let home = probe::home(key.high, self.len(), shard_bits);
         // More than half of the keys that are present are at home.
-        let slot = &self.slots[home];
+        let slot = self.slots.slot(home);
         if slot.meta().fingerprint() == fingerprint(key)
             && slot.meta() != Meta::SEALED
             && is_slot_of(slot, key)
@@ -94,8 +96,7 @@ impl Array {
     }
 
     fn locate_from(&self, home: usize, key: Key) -> Located<'_> {
-        let (before, from_home) = self.slots.split_at(home);
-        for slot in from_home.iter().chain(before) {
+        for slot in self.slots.from(home) {
             let meta = slot.meta();
             if meta == Meta::VACANT {
                 return Located::Vacant(slot);
@@ -135,77 +136,3 @@ fn is_slot_of_unborn(slot: &Slot, key: Key) -> bool {
         }
     }
 }
-
-#[cfg(table_model)]
-struct Slots(alloc::boxed::Box<[Slot]>);
-
-#[cfg(table_model)]
-impl Slots {
-    fn vacant(len: usize) -> Self {
-        Self((0..len).map(|_| Slot::vacant()).collect())
-    }
-}
-
-#[cfg(table_model)]
-impl Deref for Slots {
-    type Target = [Slot];
-
-    fn deref(&self) -> &[Slot] {
-        &self.0
-    }
-}
-
-/// Slots in memory that came zeroed, so that the pages of a large array are touched one by one as
-/// counters come, not all at once when the array is made.
-#[cfg(not(table_model))]
-struct Slots {
-    first: core::ptr::NonNull<Slot>,
-    len: usize,
-}
-
-#[cfg(not(table_model))]
-impl Slots {
-    fn layout(len: usize) -> core::alloc::Layout {
-        use core::alloc::Layout;
-        let slots = Layout::array::<Slot>(len).expect("a shard's slots fit the address space");
-        slots.align_to(64).expect("64 is a power of two")
-    }
-
-    fn vacant(len: usize) -> Self {
-        assert!(len > 0);
-        let layout = Self::layout(len);
-        // Safety: the layout has a size, since `len` is not zero.
-        let bytes = unsafe { alloc::alloc::alloc_zeroed(layout) };
-        let Some(first) = core::ptr::NonNull::new(bytes.cast()) else {
-            alloc::alloc::handle_alloc_error(layout)
-        };
-        Self { first, len }
-    }
-}
-
-#[cfg(not(table_model))]
-impl Deref for Slots {
-    type Target = [Slot];
-
-    #[inline]
-    fn deref(&self) -> &[Slot] {
-        // Safety: `vacant` allocated `len` slots here, zeroed, and zero is a valid value of every
-        // atomic in a slot; they live until drop.
-        unsafe { core::slice::from_raw_parts(self.first.as_ptr(), self.len) }
-    }
-}
-
-#[cfg(not(table_model))]
-impl Drop for Slots {
-    fn drop(&mut self) {
-        // Safety: allocated in `vacant` with this layout; slots have nothing to drop.
-        unsafe { alloc::alloc::dealloc(self.first.as_ptr().cast(), Self::layout(self.len)) }
-    }
-}
-
-// Safety: the pointer is to slots that this value owns, and slots are atomics.
-#[cfg(not(table_model))]
-unsafe impl Send for Slots {}
-// Safety: as above; all access through `&Slots` is atomic.
-#[cfg(not(table_model))]
-unsafe impl Sync for Slots {}

@@ -19,23 +19,24 @@ use super::shard::{Place, Shard};
 use super::slot::{Meta, Payload, Slot, State, Word};
 
 /// Slots that a thread moves on entering a shard that is growing.
-const MOVES_PER_STEP: u32 = if cfg!(table_model) { 2 } else { 32 };
+const MOVES_PER_STEP: u32 = if cfg!(table_model) { 2 } else { 128 };
 
 impl Shard {
     /// Counts a claimed slot, and begins to grow once there are too many.
-    pub(super) fn count_claim(&self, array: &Array, shape: Shape, guard: &Guard) {
+    pub(super) fn count_claim(&self, array: &Array, guard: &Guard) {
         let claimed = array.claimed.fetch_add(1, Ordering::Relaxed) + 1;
         if probe::is_full(claimed, array.len()) {
-            self.begin_move(array, shape, guard);
+            self.begin_move(array, guard);
         }
     }
 
     /// Gives `array` a next one, sized for what is live, if it has none yet.
     #[cold]
-    pub(super) fn begin_move(&self, array: &Array, shape: Shape, guard: &Guard) {
+    pub(super) fn begin_move(&self, array: &Array, guard: &Guard) {
         if array.next(guard).is_none() {
             let live = self.live.load(Ordering::Relaxed);
-            array.offer_next(Array::new(probe::slots_for(live, shape.slots_min)), guard);
+            let slots = probe::slots_for(live, self.slots_at_first);
+            array.offer_next(Array::new(slots, &self.pool), guard);
         }
     }
 
@@ -56,7 +57,7 @@ impl Shard {
         }
         let first = array.cursor.fetch_add(MOVES_PER_STEP, Ordering::Relaxed).min(array.len());
         let last = first.saturating_add(MOVES_PER_STEP).min(array.len());
-        for slot in &array.slots()[first as usize..last as usize] {
+        for slot in array.slots().range(first as usize..last as usize) {
             self.move_slot(array, slot, shape, guard);
         }
     }
@@ -150,6 +151,8 @@ impl Shard {
                 // Safety: no search begins at this array any more, and those that began there
                 // before hold guards.
                 unsafe { guard.defer_destroy(current) };
+                // An array is worth more than the batch that the collector would wait for.
+                guard.flush();
             }
         }
     }

@@ -17,7 +17,9 @@ mod cells;
 mod check;
 mod count;
 mod grow;
+mod pool;
 mod probe;
+mod segment;
 mod shard;
 mod slot;
 mod sweep;
@@ -28,22 +30,25 @@ mod loom;
 mod tests;
 
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 
 use super::command::LimitId;
 use super::key::Key;
 use super::sync::epoch::{self, Guard};
 use super::time::Now;
 
+use cells::Cells;
 use count::{Counts, Windows};
+use segment::Segments;
 use shard::Shard;
 
 pub use sweep::{SweepCursor, Swept};
 
 /// Shards of a table of the default size; a power of two.
-const SHARDS_MAX: usize = 1024;
+const SHARDS_MAX: usize = 256;
 
 /// Counters per shard that the number of shards aims at.
-const KEYS_PER_SHARD: u64 = 16_384;
+const KEYS_PER_SHARD: u64 = 65_536;
 
 /// The most limits, inline ones counting as one, that a table counts and caps apart.
 pub const LIMITS_MAX: usize = 4096;
@@ -51,6 +56,7 @@ pub const LIMITS_MAX: usize = 4096;
 /// All counters of an instance.
 pub struct Table {
     shards: Box<[Shard]>,
+    cells: Arc<Cells>,
     shape: Shape,
     counts: Counts,
     windows: Windows,
@@ -61,8 +67,6 @@ pub struct Table {
 struct Shape {
     /// There are `1 << shard_bits` shards.
     shard_bits: u32,
-    /// Fewest slots of an array.
-    slots_min: u32,
 }
 
 /// What the table holds.
@@ -123,9 +127,12 @@ impl Table {
     fn with_shape(keys_max: u64, shards: usize, slots_min: u32) -> Self {
         debug_assert!(shards.is_power_of_two());
         let slots = |index| probe::slots_at_first(index, shards, slots_min);
+        let (pool, cells) = (Arc::new(Segments::new()), Arc::new(Cells::new()));
+        let shard = |index| Shard::new(slots(index), &pool, &cells);
         Self {
-            shards: (0..shards).map(|index| Shard::new(slots(index))).collect(),
-            shape: Shape { shard_bits: shards.ilog2(), slots_min },
+            shards: (0..shards).map(shard).collect(),
+            cells,
+            shape: Shape { shard_bits: shards.ilog2() },
             counts: Counts::new(keys_max),
             windows: Windows::new(),
         }
@@ -150,13 +157,9 @@ impl Table {
     /// What the table holds.
     pub fn usage(&self) -> Usage {
         let guard = epoch::pin();
-        let (mut slots_all, mut bytes) = (0, 0);
-        for shard in &self.shards {
-            let slots = shard.slots(&guard);
-            slots_all += slots;
-            bytes += slots * size_of::<slot::Slot>() as u64 + shard.cells.bytes();
-        }
-        Usage { keys: self.counts.all(), keys_max: self.counts.keys_max(), slots: slots_all, bytes }
+        let slots = self.shards.iter().map(|shard| shard.slots(&guard)).sum();
+        let bytes = slots * size_of::<slot::Slot>() as u64 + self.cells.bytes();
+        Usage { keys: self.counts.all(), keys_max: self.counts.keys_max(), slots, bytes }
     }
 
     #[inline]

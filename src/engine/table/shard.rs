@@ -1,5 +1,7 @@
 //! One shard: the arrays its counters are in, and its wide cells.
 
+use alloc::sync::Arc;
+
 use crate::engine::key::Key;
 use crate::engine::sync::epoch::{self, Atomic, Guard, Owned, Shared};
 use crate::engine::sync::{AtomicU32, Ordering};
@@ -7,6 +9,7 @@ use crate::engine::sync::{AtomicU32, Ordering};
 use super::Shape;
 use super::array::{Array, Located};
 use super::cells::Cells;
+use super::segment::Segments;
 use super::slot::{Meta, Slot, Word};
 
 #[repr(align(64))]
@@ -15,7 +18,11 @@ pub(super) struct Shard {
     pub(super) current: Atomic<Array>,
     /// Counters that differ from fresh ones.
     pub(super) live: AtomicU32,
-    pub(super) cells: Cells,
+    /// Wide cells and slot segments: every shard's come from the same pools.
+    pub(super) cells: Arc<Cells>,
+    pub(super) pool: Arc<Segments>,
+    /// Slots of this shard's first array; later ones are multiples of it.
+    pub(super) slots_at_first: u32,
 }
 
 /// Where the search for a key ended.
@@ -37,11 +44,13 @@ pub(super) struct Path<'g> {
 }
 
 impl Shard {
-    pub(super) fn new(slots: u32) -> Self {
+    pub(super) fn new(slots: u32, pool: &Arc<Segments>, cells: &Arc<Cells>) -> Self {
         Self {
-            current: Atomic::new(Array::new(slots)),
+            current: Atomic::new(Array::new(slots, pool)),
             live: AtomicU32::new(0),
-            cells: Cells::new(),
+            cells: Arc::clone(cells),
+            pool: Arc::clone(pool),
+            slots_at_first: slots,
         }
     }
 
@@ -144,7 +153,7 @@ impl<'g> Path<'g> {
                 }
                 Located::Sealed => self.go_on(),
                 Located::Full => {
-                    self.shard.begin_move(self.array, self.shape, self.guard);
+                    self.shard.begin_move(self.array, self.guard);
                     self.go_on();
                 }
             }
@@ -181,7 +190,7 @@ impl<'g> Path<'g> {
             return false;
         }
         let published = slot.publish(self.key, word);
-        self.shard.count_claim(self.array, self.shape, self.guard);
+        self.shard.count_claim(self.array, self.guard);
         published
     }
 }

@@ -191,6 +191,18 @@ impl Slot {
         Self { state: zero(), meta: zero(), key_high: zero(), key_low: zero() }
     }
 
+    /// Makes the slot vacant again. Nobody else may be at it.
+    pub(super) fn clear(&self) {
+        for word in [&self.state, &self.meta, &self.key_high, &self.key_low] {
+            word.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// A word for the pool to use while the slot is nobody's.
+    pub(super) fn first_word(&self) -> &AtomicU64 {
+        &self.state
+    }
+
     #[inline]
     pub(super) fn meta(&self) -> Meta {
         // Pairs with the release in `claim`: nothing else hangs on it, since the key is read only

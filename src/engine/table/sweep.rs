@@ -6,10 +6,10 @@ use crate::engine::sync::Ordering;
 use crate::engine::sync::epoch;
 use crate::engine::time::Now;
 
+use super::Table;
 use super::probe;
 use super::shard::Shard;
 use super::slot::{Meta, Payload, Slot, State, Word};
-use super::{Shape, Table};
 
 /// How far the sweeper has come.
 #[derive(Clone, Copy, Debug, Default)]
@@ -38,19 +38,19 @@ impl Table {
         let shard = &self.shards[cursor.shard % self.shards.len()];
         shard.help_move(self.shape, &guard);
         let array = shard.array(&guard);
-        let slots = array.slots().iter().skip(cursor.slot).take(slots_max);
+        let len = array.slots().len();
+        let last = cursor.slot.saturating_add(slots_max).min(len);
         let mut swept = Swept::default();
-        for slot in slots {
+        for slot in array.slots().range(cursor.slot.min(last)..last) {
             swept.slots += 1;
             swept.reclaimed += usize::from(self.sweep_slot(shard, slot, now));
         }
         cursor.slot += swept.slots;
-        if cursor.slot >= array.slots().len() {
+        if cursor.slot >= len {
             *cursor = SweepCursor { shard: (cursor.shard + 1) % self.shards.len(), slot: 0 };
             let live = shard.live.load(Ordering::Relaxed);
-            let Shape { slots_min, .. } = self.shape;
-            if probe::is_sparse(live, array.len(), slots_min) {
-                shard.begin_move(array, self.shape, &guard);
+            if probe::is_sparse(live, array.len(), shard.slots_at_first) {
+                shard.begin_move(array, &guard);
             }
         }
         swept

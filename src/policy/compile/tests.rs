@@ -298,6 +298,35 @@ proptest! {
 }
 
 #[test]
+fn a_text_made_to_be_slow_or_deep_is_refused_soon() {
+    let many = |piece: &str| piece.repeat(POLICY_BYTES_MAX / 4 / piece.len());
+    let numbered = |before: &str, after: &str, count: usize| -> String {
+        (0..count).map(|index| format!("{before}{index}{after}")).collect()
+    };
+    let api = "schema = 1\n[api.a]\n";
+    let texts = [
+        format!("{}b = 1", many("a.")),
+        format!("a = {}", many("[")),
+        format!("a = {}", many("{a=")),
+        format!("[{}b]", many("a.")),
+        format!("{api}class.x = [{}]", numbered("'/", "', ", 20_000)),
+        format!("{api}{}", numbered("class.c", " = ['/']\n", 10_000)),
+        format!("{api}limit.l = {{ bucket = '1/s', per = [{}] }}", numbered("'a", "', ", 20_000)),
+        format!("{api}limit.l = {{ bucket = '1/s', on = [{}] }}", numbered("'a", "', ", 20_000)),
+        format!("{api}limit.l = {{ fixed = '{}' }}", numbered("1/", "s, ", 20_000)),
+        format!("{api}{}", numbered("limit.l", " = { bucket = '1/s' }\n", 6_000)),
+        format!("{api}denied.body = '\"{}\"'", numbered("{attr.a", "}", 15_000)),
+        format!("{api}headers.always = {{ {} }}", numbered("H", " = '', ", 15_000)),
+        many("x"),
+        format!("#{}", many("xx")) + &many("y"),
+    ];
+    for text in texts {
+        let errors = compile(&[Source { name: "p", text: &text }], &SEED).unwrap_err();
+        assert!(errors.render_plain().ends_with("more\n") || errors.iter().count() < 110);
+    }
+}
+
+#[test]
 fn no_cut_of_a_policy_panics() {
     let text = &BUILT_IN.text[..4000];
     for end in (0..text.len()).filter(|end| text.is_char_boundary(*end)).step_by(7) {

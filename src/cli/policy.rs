@@ -1,0 +1,244 @@
+//! `tollkeeper policy`: what can be said of a policy without a server.
+
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use crate::doors::report::version_text;
+use crate::engine::key::Seed;
+use crate::node;
+use crate::policy::{self, Failure, LoadErrors, Policy, Source, TestOutcome, TestReport};
+
+use super::{FAILED, fail};
+
+/// Exit code if any test failed.
+const TESTS_FAILED: u8 = 1;
+
+/// Checks and tests policy files, without a server.
+#[derive(Args)]
+pub(super) struct PolicyCommand {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Compile a policy and say what is in it, or where it is wrong
+    ///
+    /// Prints one line for each API. Errors are shown with file, line and column, the line and a
+    /// caret. Exits 0 if all is well, else 2.
+    #[command(after_help = "Examples:
+  tollkeeper policy check
+  tollkeeper policy check media.toml
+  tollkeeper policy check policies/ --json")]
+    Check(Sources),
+    /// Run the [[test]] blocks of a policy
+    ///
+    /// Each test runs on simulated time, against the engine that the server runs, from an empty
+    /// table. The numbers in the last line count compared values. Exits 0 if all are as expected,
+    /// 1 if some are not, 2 if a policy has errors.
+    #[command(after_help = "Examples:
+  tollkeeper policy test
+  tollkeeper policy test media.toml
+  tollkeeper policy test policies/ --json")]
+    Test(Sources),
+}
+
+#[derive(Args)]
+struct Sources {
+    /// Policies, each a file or a directory whose *.toml files make one policy [default: the
+    /// built-in example]
+    #[arg(value_name = "FILE|DIR")]
+    paths: Vec<PathBuf>,
+    /// JSON instead of text: `check` one object a policy and line, `test` one object in all
+    #[arg(long)]
+    json: bool,
+}
+
+impl PolicyCommand {
+    pub(super) fn run(self) -> ExitCode {
+        match self.action {
+            Action::Check(sources) => sources.check(),
+            Action::Test(sources) => sources.test(),
+        }
+    }
+}
+
+/// Why there is no policy.
+enum Unloaded {
+    Unread(String),
+    Wrong(LoadErrors),
+}
+
+impl Unloaded {
+    /// Shows it to people.
+    fn tell(&self) {
+        match self {
+            Self::Unread(message) => {
+                fail(message);
+            }
+            Self::Wrong(errors) => {
+                let mut stderr = io::stderr().lock();
+                let shown = match stderr.is_terminal() {
+                    true => errors.render_colored(),
+                    false => errors.render_plain(),
+                };
+                let _ = write!(stderr, "{shown}");
+            }
+        }
+    }
+
+    fn as_json(&self) -> Vec<Value> {
+        match self {
+            Self::Unread(message) => vec![json!({
+                "file": null, "line": null, "column": null, "message": message, "help": null,
+            })],
+            Self::Wrong(errors) => errors
+                .iter()
+                .map(|error| {
+                    json!({
+                        "file": error.source,
+                        "line": error.line,
+                        "column": error.column,
+                        "message": error.message,
+                        "help": error.help,
+                    })
+                })
+                .collect(),
+        }
+    }
+}
+
+impl Sources {
+    /// Each policy with what it is called.
+    fn load(&self) -> Vec<(String, Result<Policy, Unloaded>)> {
+        if self.paths.is_empty() {
+            let policy = compile(&[policy::BUILT_IN]);
+            return vec![(format!("built-in example \"{}\"", policy::BUILT_IN.name), policy)];
+        }
+        self.paths.iter().map(|path| (path.display().to_string(), load(path))).collect()
+    }
+
+    fn check(&self) -> ExitCode {
+        let mut code = ExitCode::SUCCESS;
+        for (name, policy) in self.load() {
+            let line = match (&policy, self.json) {
+                (Ok(policy), true) => format!("{}\n", describe(&name, policy)),
+                (Err(unloaded), true) => {
+                    let errors = unloaded.as_json();
+                    let wrong =
+                        json!({ "policy": name, "version": null, "apis": [], "errors": errors });
+                    format!("{wrong}\n")
+                }
+                (Ok(policy), false) if self.paths.len() > 1 => {
+                    let summary = policy.summary();
+                    summary.lines().map(|line| format!("{name}: {line}\n")).collect()
+                }
+                (Ok(policy), false) => policy.summary(),
+                (Err(unloaded), false) => {
+                    unloaded.tell();
+                    String::new()
+                }
+            };
+            if policy.is_err() {
+                code = ExitCode::from(FAILED);
+            }
+            print(&line);
+        }
+        code
+    }
+
+    fn test(&self) -> ExitCode {
+        let mut report = TestReport::default();
+        let mut errors = Vec::new();
+        for (_, policy) in self.load() {
+            match policy {
+                Ok(policy) => report.tests.extend(policy.run_tests().tests),
+                Err(unloaded) => {
+                    if !self.json {
+                        unloaded.tell();
+                    }
+                    errors.extend(unloaded.as_json());
+                }
+            }
+        }
+        let (passed, failed) = (report.passed(), report.failed());
+        if self.json {
+            let tests: Vec<Value> = report.tests.iter().map(outcome_as_json).collect();
+            let all =
+                json!({ "passed": passed, "failed": failed, "tests": tests, "errors": errors });
+            print(&format!("{all}\n"));
+        } else {
+            print(&policy::render_report(&report));
+        }
+        match (errors.is_empty(), failed) {
+            (false, _) => ExitCode::from(FAILED),
+            (true, 0) => ExitCode::SUCCESS,
+            (true, _) => ExitCode::from(TESTS_FAILED),
+        }
+    }
+}
+
+fn load(path: &Path) -> Result<Policy, Unloaded> {
+    let files = node::read_policy(path).map_err(|error| {
+        Unloaded::Unread(format!("cannot read policy {}: {error}", path.display()))
+    })?;
+    let sources: Vec<Source<'_>> = files.iter().map(|(name, text)| Source { name, text }).collect();
+    compile(&sources)
+}
+
+fn compile(sources: &[Source<'_>]) -> Result<Policy, Unloaded> {
+    // What a policy says and what its tests find does not depend on where keys lie.
+    Policy::compile(sources, &Seed::new([0; 16])).map_err(Unloaded::Wrong)
+}
+
+fn describe(name: &str, policy: &Policy) -> Value {
+    let api = |api: &str| {
+        let limits = policy.limits().iter().filter(|limit| *limit.api == *api);
+        let limits: Vec<Value> = limits
+            .map(|limit| {
+                json!({
+                    "name": limit.name,
+                    "window": Some(&*limit.window).filter(|window| !window.is_empty()),
+                    "kind": limit.kind.name(),
+                    "mode": limit.mode.name(),
+                })
+            })
+            .collect();
+        json!({
+            "name": api,
+            "classes": policy.classes(api).collect::<Vec<_>>(),
+            "limits": limits,
+            "tests": policy.tests().iter().filter(|test| test.api() == api).count(),
+        })
+    };
+    json!({
+        "policy": name,
+        "version": version_text(policy.version()),
+        "apis": policy.apis().map(api).collect::<Vec<_>>(),
+        "errors": [],
+    })
+}
+
+fn outcome_as_json(outcome: &TestOutcome) -> Value {
+    let TestOutcome { name, source, line, passed, failures } = outcome;
+    let failures: Vec<Value> = failures
+        .iter()
+        .map(|failure| {
+            let Failure { line, send, time: (time, times), what, found, expected } = failure;
+            json!({
+                "line": line, "send": send, "time": time, "times": times, "what": what,
+                "found": found, "expected": expected,
+            })
+        })
+        .collect();
+    json!({ "name": name, "file": source, "line": line, "passed": passed, "failures": failures })
+}
+
+fn print(text: &str) {
+    // Whoever closed the pipe does not want to know.
+    let _ = write!(io::stdout().lock(), "{text}");
+}

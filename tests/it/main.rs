@@ -1,0 +1,8 @@
+//! Black-box tests: the built binary, real processes, real sockets.
+
+mod support;
+
+mod cli;
+mod drain;
+mod media;
+mod policy;
