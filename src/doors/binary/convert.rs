@@ -13,7 +13,26 @@ use crate::engine::quota::{Align, Kind, Quota, QuotaError};
 use crate::engine::time::{Nanos, Now};
 use crate::policy::{Handle, Mode, ResolveError, SlotUse, Unavailable};
 
-/// Status of the one built-in principal: everything that version 1 has.
+// What the policy lets through, the protocol can carry.
+const _: () = {
+    use crate::engine::{command, quota};
+    use crate::policy::maxima;
+    use tollkeeper_protocol::limits;
+    assert!(maxima::SLOTS_MAX <= limits::SLOTS_MAX);
+    assert!(maxima::METERS_MAX <= limits::METERS_MAX);
+    assert!(maxima::HANDLE_LIMITS_MAX <= limits::HANDLE_LIMITS_MAX);
+    assert!(maxima::HEADERS_MAX <= limits::HEADERS_MAX);
+    assert!(maxima::HEADER_VALUE_BYTES_MAX <= limits::HEADER_VALUE_BYTES_MAX);
+    assert!(maxima::BODY_BYTES_MAX <= limits::BODY_BYTES_MAX);
+    assert!(maxima::NAME_BYTES_MAX <= limits::NAME_BYTES_MAX);
+    assert!(maxima::VALUE_BYTES_MAX == limits::VALUE_BYTES_MAX);
+    assert!(command::CHARGES_MAX <= limits::CHECK_LIMITS_MAX);
+    assert!(quota::UNITS_MAX == limits::UNITS_MAX && quota::UNITS_MAX == limits::COST_MAX);
+    assert!(quota::WINDOW_MIN.get() == limits::WINDOW_NANOS_MIN);
+    assert!(quota::WINDOW_MAX.get() == limits::WINDOW_NANOS_MAX);
+};
+
+/// What the one built-in principal may do: everything that version 1 has.
 pub(super) const CAPABILITIES: Capabilities = Capabilities(
     Capabilities::CHECK.0 | Capabilities::PEEK.0 | Capabilities::INLINE.0 | Capabilities::ADJUST.0,
 );

@@ -2,9 +2,10 @@
 //!
 //! Keys are spread over shards by their hash; a shard is an open-addressing array of 32-byte
 //! slots that grows by itself. A check of one narrow counter is one compare-and-swap on the
-//! slot's state word and never waits for another thread, growth and sweeping included. A check of
+//! slot's state word; inserts, growth and sweeping by others do not make it wait. A check of
 //! several counters, or of a wide one, *holds* their words in key order, decides, and writes them
-//! back; whoever meets a held word waits for it. ARCHITECTURE.md says why.
+//! back; whoever meets a held word waits for it, also while helping a shard to grow.
+//! ARCHITECTURE.md says why.
 //!
 //! Nothing is ever charged provisionally, so nothing is ever undone: undoing a charge on a word
 //! that others have advanced since would admit too much.

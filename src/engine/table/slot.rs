@@ -205,9 +205,9 @@ impl Slot {
 
     #[inline]
     pub(super) fn meta(&self) -> Meta {
-        // Pairs with the release in `claim`: nothing else hangs on it, since the key is read only
-        // behind a published state word.
-        Meta(self.meta.load(Ordering::Relaxed))
+        // Acquire pairs with the release of `seal`: whoever sees a sealed slot sees the next array.
+        // Of a claimed slot nothing hangs on it: the key is read behind a published state word.
+        Meta(self.meta.load(Ordering::Acquire))
     }
 
     #[inline]
@@ -226,19 +226,20 @@ impl Slot {
         }
     }
 
-    /// Takes a vacant slot for an insert. The claim alone orders nothing.
+    /// Takes a vacant slot for an insert.
     pub(super) fn claim(&self, meta: Meta) -> bool {
         self.replace_vacant(meta)
     }
 
-    /// Makes a vacant slot unusable.
+    /// Makes a vacant slot unusable. The caller has seen that the array has a next one, and the
+    /// release hands that on.
     pub(super) fn seal(&self) -> bool {
         self.replace_vacant(Meta::SEALED)
     }
 
     fn replace_vacant(&self, meta: Meta) -> bool {
         let vacant = Meta::VACANT.0;
-        self.meta.compare_exchange(vacant, meta.0, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        self.meta.compare_exchange(vacant, meta.0, Ordering::Release, Ordering::Relaxed).is_ok()
     }
 
     /// Says which key a claimed slot is for and what its counter is; false if it was killed.
