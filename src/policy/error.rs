@@ -5,9 +5,12 @@
 
 use core::fmt;
 
-use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
+use annotate_snippets::{AnnotationKind, Level, Origin, Renderer, Snippet};
 
 use super::maxima::ERRORS_MAX;
+
+/// The longest line that is shown; of a longer one only its place is told.
+const LINE_BYTES_MAX: usize = 4096;
 
 /// A stretch of one source's text, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,11 +77,16 @@ impl LoadErrors {
         let mut out = String::new();
         for error in &self.errors {
             let (name, text) = &self.sources[error.span.source as usize];
-            let range = whole_characters(text, error.span);
-            let snippet = Snippet::source(text.as_str())
-                .path(name.as_str())
-                .annotation(AnnotationKind::Primary.span(range));
-            let mut group = Level::ERROR.primary_title(error.message.as_str()).element(snippet);
+            let title = Level::ERROR.primary_title(error.message.as_str());
+            let (line, range) = line_and_range(text, error.span);
+            let mut group = if line.len() <= LINE_BYTES_MAX {
+                let caret = AnnotationKind::Primary.span(range);
+                let snippet = Snippet::source(line).line_start(error.line).path(name.as_str());
+                title.element(snippet.annotation(caret))
+            } else {
+                let origin = Origin::path(name.as_str()).line(error.line);
+                title.element(origin.char_column(error.column))
+            };
             if let Some(help) = &error.help {
                 group = group.element(Level::HELP.message(help.as_str()));
             }
@@ -177,17 +185,18 @@ fn floor_boundary(text: &str, at: usize) -> usize {
     at
 }
 
-fn whole_characters(text: &str, span: Span) -> core::ops::Range<usize> {
+/// The line on which a span begins, and the part of that line which it covers: a caret under many
+/// lines hides what it points at.
+fn line_and_range(text: &str, span: Span) -> (&str, core::ops::Range<usize>) {
     let start = floor_boundary(text, span.start as usize);
-    let mut end = floor_boundary(text, span.end as usize).max(start);
-    // A caret under many lines hides what it points at: the first line says enough.
-    if let Some(newline) = text[start..end].find('\n') {
-        end = start + newline;
-    }
-    start..end
+    let end = floor_boundary(text, span.end as usize).max(start);
+    let line_start = text[..start].rfind('\n').map_or(0, |newline| newline + 1);
+    let line_end = text[start..].find('\n').map_or(text.len(), |length| start + length);
+    let range = start - line_start..end.min(line_end) - line_start;
+    (&text[line_start..line_end], range)
 }
 
-/// ` (did you mean ...?)` material: the candidate nearest to `found`, if one is near at all.
+/// A question for the candidate nearest to `found`, if one is near at all.
 pub(crate) fn did_you_mean<'a>(
     found: &str,
     candidates: impl IntoIterator<Item = &'a str>,
