@@ -20,7 +20,7 @@ use crate::policy::{self, Policy, Source};
 /// How often the sweeper works.
 const SWEEP_EVERY: Duration = Duration::from_millis(20);
 
-/// Slots that the sweeper looks at each time: 0.4 million a second, at some 0.2 % of a core.
+/// Slots that the sweeper looks at each time: 0.4 million a second.
 const SWEEP_SLOTS: usize = 8192;
 
 /// How far behind the clock the sweeper stays: no batch of checks takes this long from its stamp

@@ -26,6 +26,7 @@ use crate::doors::{Answered, Desk, Intent, Loaded, Problem};
 use crate::engine::command::Charge;
 use crate::engine::decision::{Decision, Reading, Refusal};
 use crate::engine::key::Key;
+use crate::engine::quota::QuotaError;
 use crate::engine::table::{Pinned, Stamp, Table};
 use crate::engine::time::{Now, Timestamp};
 use crate::policy::{self, Found, Handle, Rendered, Resolved};
@@ -126,10 +127,19 @@ enum Wrong {
     Decode(DecodeError),
     UnknownHandle(u32),
     StaleHandle(u32),
-    UnknownSlot { presence: u64, slots: usize },
-    TooManyCosts { found: usize, max: usize },
+    UnknownSlot {
+        presence: u64,
+        slots: usize,
+    },
+    TooManyCosts {
+        found: usize,
+        max: usize,
+    },
     Problem(u32, Problem),
     Inline(Refusal),
+    /// Numbers that the codec lets through and the engine does not: their ranges are asserted to
+    /// be the same, and a limit that is left out would let too much pass.
+    Quota(QuotaError),
     Forbidden(Capabilities),
     DeadlineExceeded,
 }
@@ -635,11 +645,10 @@ impl<F: FnMut() -> Now> Work<'_, '_, F> {
         allowed(message.op)?;
         let charges_at = self.desk.charges.len();
         for limit in check.limits {
-            // The codec has judged the numbers by the ranges that the engine has.
-            if let Ok(charge) = convert::charge(&self.desk.instance.inline, &limit) {
-                self.pinned.prefetch(charge.key);
-                self.desk.charges.push(charge);
-            }
+            let charge =
+                convert::charge(&self.desk.instance.inline, &limit).map_err(Wrong::Quota)?;
+            self.pinned.prefetch(charge.key);
+            self.desk.charges.push(charge);
         }
         let count = self.desk.charges.len() - charges_at;
         let order = Order {
@@ -907,12 +916,10 @@ impl<F: FnMut() -> Now> Work<'_, '_, F> {
         out: &mut Vec<u8>,
     ) -> Result<(), Wrong> {
         allowed(op)?;
-        let charge = convert::charge(&self.desk.instance.inline, &set.limit);
-        let charges: Vec<Charge> = charge
-            .into_iter()
-            .map(|charge| Charge { cost: charge.cost.min(charge.quota.limit()), ..charge })
-            .collect();
-        self.set_charges(op, &charges, envelope, out).map_err(Wrong::Inline)
+        let charge =
+            convert::charge(&self.desk.instance.inline, &set.limit).map_err(Wrong::Quota)?;
+        let charge = Charge { cost: charge.cost.min(charge.quota.limit()), ..charge };
+        self.set_charges(op, &[charge], envelope, out).map_err(Wrong::Inline)
     }
 
     fn set_charges(
@@ -1003,6 +1010,12 @@ impl Wrong {
             Self::Inline(refusal) => {
                 let message = refusal.to_string();
                 encode(&ErrorAnswer::new(convert::refusal_code(refusal), cut(&message)))
+            }
+            Self::Quota(error) => {
+                let message = error.to_string();
+                let QuotaError { number, found, min, max } = error;
+                let detail = Detail::Range { field: number, found, min, max };
+                encode(&ErrorAnswer::new(Code::BadLimit, cut(&message)).with_detail(detail))
             }
             Self::Forbidden(capability) => {
                 let error = ErrorAnswer::new(Code::Forbidden, "the principal may not do this");

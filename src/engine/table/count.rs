@@ -11,7 +11,7 @@ use crate::engine::time::Nanos;
 use super::LIMITS_MAX;
 
 /// Live counters and their caps. A counter is counted before it comes and uncounted after it
-/// went, so a cap is never passed.
+/// went, so a cap is never passed. All relaxed: a count vouches for nothing else in memory.
 pub(super) struct Counts {
     all: Count,
     limits: Box<[Count]>,
@@ -130,7 +130,9 @@ impl Windows {
         None
     }
 
-    /// The length with this number, which `number` gave out.
+    /// The length with this number, which `number` gave out. The caller has seen a published slot
+    /// with the number, whose release came after the length was written, so a relaxed look finds
+    /// it.
     pub(super) fn length(&self, number: u16) -> Nanos {
         Nanos::new(self.lengths[usize::from(number)].load(Ordering::Relaxed))
     }
