@@ -3,8 +3,9 @@
 use core::cmp::Ordering;
 use core::fmt;
 
-use super::command::LimitId;
-use super::kinds::Fill;
+use super::command::{Effect, LimitId};
+use super::kinds::{Fill, NextUnit};
+use super::permit::Permit;
 use super::quota::Quota;
 use super::time::{Nanos, Now};
 
@@ -27,14 +28,16 @@ pub struct Decision {
     pub binding: Option<usize>,
     /// The moment of the decision, from which all durations count.
     pub now: Now,
+    /// What it holds of concurrency limits, if it was given anything.
+    pub permit: Option<Permit>,
 }
 
 impl Decision {
-    /// The answer to a check of one charge.
+    /// The answer to a check of one charge that gives no permit.
     #[inline]
     pub fn of_one(reading: &Reading, now: Now) -> Self {
-        let verdict = if reading.fits { Verdict::Allow } else { Verdict::Deny };
-        Self { verdict, binding: Some(0), now }
+        let verdict = if reading.passes() { Verdict::Allow } else { Verdict::Deny };
+        Self { verdict, binding: Some(0), now, permit: None }
     }
 }
 
@@ -47,6 +50,8 @@ pub enum Retry {
     After(Nanos),
     /// Waiting cannot help: the cost exceeds what the limit ever holds.
     Never,
+    /// When others give back what they hold. Of permits, the span until the first one lapses.
+    OnOthers(Option<Nanos>),
 }
 
 /// One limit's state after the decision.
@@ -60,6 +65,8 @@ pub struct Reading {
     pub cost: u64,
     /// Whether this limit alone would have let the request pass.
     pub fits: bool,
+    /// What that means for the decision.
+    pub effect: Effect,
 }
 
 impl Reading {
@@ -73,50 +80,69 @@ impl Reading {
         self.quota.remaining(self.fill)
     }
 
+    /// Whether this limit lets the request pass: a shadow always does.
+    #[inline]
+    pub fn passes(&self) -> bool {
+        self.fits || self.effect == Effect::Shadow
+    }
+
     /// When the same request passes this limit.
+    #[inline]
     pub fn retry(&self) -> Retry {
-        if self.fits {
-            Retry::Now
-        } else if self.cost > self.quota.limit() {
-            Retry::Never
-        } else {
-            Retry::After(self.quota.fits_after(self.fill, self.cost))
+        if self.fits { Retry::Now } else { self.wait() }
+    }
+
+    #[cold]
+    fn wait(&self) -> Retry {
+        if self.cost > self.quota.limit() {
+            return Retry::Never;
+        }
+        match (self.quota.fits_after(self.fill, self.cost), self.fill) {
+            (Some(span), _) => Retry::After(span),
+            (None, Fill::Permits { lapses_after, .. }) => Retry::OnOthers(lapses_after),
+            (None, _) => Retry::OnOthers(None),
         }
     }
 
-    /// How long until one more unit fits; `None` if all of them do.
-    pub fn next_after(&self) -> Option<Nanos> {
-        self.quota.next_after(self.fill)
+    /// When one more unit fits.
+    pub fn next_unit(&self) -> NextUnit {
+        self.quota.next_unit(self.fill)
     }
 
-    /// How long until the whole quota is back.
-    pub fn full_after(&self) -> Nanos {
+    /// How long until the whole quota is back; `None` where time brings nothing back.
+    pub fn full_after(&self) -> Option<Nanos> {
         self.quota.full_after(self.fill)
+    }
+
+    /// How a limit holds a request back, the worst greatest: first those that waiting cannot
+    /// help, then by the wait.
+    fn hardness(&self) -> (u8, Nanos) {
+        match self.retry() {
+            Retry::Now => (0, Nanos::ZERO),
+            Retry::After(span) | Retry::OnOthers(Some(span)) => (1, span),
+            Retry::OnOthers(None) => (2, Nanos::ZERO),
+            Retry::Never => (3, Nanos::ZERO),
+        }
     }
 }
 
-/// Which of `readings` binds. Among equals the first, so callers list limits by name.
+/// Which of `readings` binds. Among equals the first, so callers list limits by name. A shadow
+/// never binds.
 pub fn binding(verdict: Verdict, readings: &[Reading]) -> Option<usize> {
     let harder = |a: &Reading, b: &Reading| match verdict {
-        Verdict::Deny => wait(a).cmp(&wait(b)),
+        Verdict::Deny => a.hardness().cmp(&b.hardness()),
         Verdict::Allow => share(b, a),
     };
     let mut best: Option<usize> = None;
     for (index, reading) in readings.iter().enumerate() {
+        if reading.effect == Effect::Shadow {
+            continue;
+        }
         if best.is_none_or(|best| harder(reading, &readings[best]) == Ordering::Greater) {
             best = Some(index);
         }
     }
     best
-}
-
-/// How long a limit holds a request back; `never` is longer than any time.
-fn wait(reading: &Reading) -> (u8, Nanos) {
-    match reading.retry() {
-        Retry::Now => (0, Nanos::ZERO),
-        Retry::After(span) => (1, span),
-        Retry::Never => (2, Nanos::ZERO),
-    }
 }
 
 /// Compares remaining shares, as fractions and without rounding.
@@ -142,13 +168,14 @@ pub enum Refusal {
     },
     /// Caller: one counter twice in a check, by different numbers.
     UnlikeQuotas,
-    /// Caller: a counter cannot be set above its limit.
-    UsedAboveLimit {
-        /// The units it was to be set to.
+    /// Caller: permits can be released and renewed, and set to none; no other number of them can
+    /// be set, since each is somebody's.
+    PermitsCannotBeSet {
+        /// The units they were to be set to.
         used: u64,
-        /// The most allowed.
-        limit: u64,
     },
+    /// Us: the check was resolved before the calendar windows that it knows had ended.
+    WindowPassed,
     /// Operator: the instance has run for longer than narrow counters can tell time.
     HorizonPassed,
 }
@@ -168,9 +195,10 @@ impl fmt::Display for Refusal {
                 super::command::CHARGES_MAX
             ),
             Self::UnlikeQuotas => write!(f, "one counter is charged twice by different numbers"),
-            Self::UsedAboveLimit { used, limit } => {
-                write!(f, "used is set to {used}, the limit allows {limit}")
+            Self::PermitsCannotBeSet { used } => {
+                write!(f, "permits held are set to {used}, allowed is 0, which releases them")
             }
+            Self::WindowPassed => write!(f, "the check waited for longer than a calendar window"),
             Self::HorizonPassed => write!(f, "the instance ran past its time horizon; restart it"),
         }
     }

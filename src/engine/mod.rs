@@ -16,6 +16,8 @@ pub mod key;
 
 pub mod command;
 
+pub mod permit;
+
 pub mod decision;
 
 pub mod table;

@@ -2,7 +2,9 @@
 
 use core::fmt;
 
-use super::kinds::{Bucket, Fixed};
+use super::kinds::{
+    Boundaries, Bucket, Calendar, Cap, Concurrent, Fixed, Level, Period, Sliding, UNLIMITED,
+};
 use super::time::Nanos;
 
 /// The most units a quota may hold, and the largest cost of one check: 2^53, the integers that
@@ -22,8 +24,18 @@ pub const WINDOW_MAX: Nanos = Nanos::from_secs(366 * 86_400);
 pub enum Kind {
     /// Token bucket, held as its GCRA theoretical arrival time.
     Bucket = 1,
+    /// At most N in any window of a length, wherever it begins.
+    Sliding = 2,
     /// At most N in each window; windows follow one another without overlap.
     Fixed = 3,
+    /// At most N in each day, week or month of some zone.
+    Calendar = 4,
+    /// At most N held at once, as permits that lapse.
+    Concurrent = 5,
+    /// An amount that is held now, moved up and down, at most N.
+    Level = 6,
+    /// At most N in one request; no counter.
+    Cap = 7,
 }
 
 impl Kind {
@@ -31,7 +43,12 @@ impl Kind {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Bucket => "bucket",
+            Self::Sliding => "sliding",
             Self::Fixed => "fixed",
+            Self::Calendar => "calendar",
+            Self::Concurrent => "concurrent",
+            Self::Level => "level",
+            Self::Cap => "cap",
         }
     }
 }
@@ -51,8 +68,21 @@ pub enum Align {
 pub enum Quota {
     /// At most `burst` at one instant, refilled at units per window.
     Bucket(Bucket),
+    /// At most so many units in any window.
+    Sliding(Sliding),
     /// At most so many units in each window.
     Fixed(Fixed),
+    /// At most so many units in each day, week or month.
+    Calendar(Calendar),
+    /// At most so many units held at once.
+    Concurrent(Concurrent),
+    /// At most so many units held now.
+    Level(Level),
+    /// At most so many units in one request.
+    Cap(Cap),
+    /// A limit of this kind that denies nothing and keeps no counter. Of windows and levels there
+    /// is another way to have no limit, which counts: their units may be [`UNLIMITED`].
+    Unlimited(Kind),
 }
 
 impl Quota {
@@ -68,32 +98,114 @@ impl Quota {
         Ok(Self::Bucket(Bucket::new(units, window, burst)))
     }
 
-    /// At most `units` in each window of length `window`.
+    /// At most `units` in any window of length `window`, wherever it begins.
+    ///
+    /// # Errors
+    /// A number outside its range, as for [`Quota::bucket`].
+    pub fn sliding(units: u64, window: Nanos) -> Result<Self, QuotaError> {
+        check_range("units", units, 1, UNITS_MAX)?;
+        check_window(window)?;
+        Ok(Self::Sliding(Sliding::new(units, window)))
+    }
+
+    /// At most `units` in each window of length `window`; [`UNLIMITED`] counts and never denies.
     ///
     /// # Errors
     /// A number outside its range, as for [`Quota::bucket`].
     pub fn fixed(units: u64, window: Nanos, align: Align) -> Result<Self, QuotaError> {
-        check_range("units", units, 1, UNITS_MAX)?;
+        check_units_or_unlimited(units)?;
         check_window(window)?;
         Ok(Self::Fixed(Fixed::new(units, window, align)))
+    }
+
+    /// At most `units` in each `period`, of which the one at hand lies between the boundaries
+    /// given; [`UNLIMITED`] counts and never denies.
+    ///
+    /// # Errors
+    /// A number outside its range, as for [`Quota::bucket`], or boundaries that do not follow one
+    /// another or lie further apart than a period can.
+    pub fn calendar(units: u64, period: Period, at: Boundaries) -> Result<Self, QuotaError> {
+        check_units_or_unlimited(units)?;
+        let longest = (period.longest().as_secs_ceil()) as u32;
+        let Boundaries { opens_at, ends_at, next_ends_at } = at;
+        for (number, from, to) in
+            [("ends_at", opens_at, ends_at), ("next_ends_at", ends_at, next_ends_at)]
+        {
+            let max = from.saturating_add(longest);
+            check_range(number, to.into(), u64::from(from) + 1, max.into())?;
+        }
+        Ok(Self::Calendar(Calendar::new(units, period, at)))
+    }
+
+    /// At most `units` held at once, by permits that lapse after `lease` unless renewed.
+    ///
+    /// # Errors
+    /// A number outside its range: units `1..=UNITS_MAX`, lease `WINDOW_MIN..=WINDOW_MAX`.
+    pub fn concurrent(units: u64, lease: Nanos) -> Result<Self, QuotaError> {
+        check_range("units", units, 1, UNITS_MAX)?;
+        check_lease(lease)?;
+        Ok(Self::Concurrent(Concurrent::new(units, lease)))
+    }
+
+    /// At most `units` held now; [`UNLIMITED`] counts and never denies.
+    ///
+    /// # Errors
+    /// Units outside `1..=UNITS_MAX`.
+    pub fn level(units: u64) -> Result<Self, QuotaError> {
+        check_units_or_unlimited(units)?;
+        Ok(Self::Level(Level::new(units)))
+    }
+
+    /// At most `units` in one request.
+    ///
+    /// # Errors
+    /// Units outside `1..=UNITS_MAX`.
+    pub fn cap(units: u64) -> Result<Self, QuotaError> {
+        check_range("units", units, 1, UNITS_MAX)?;
+        Ok(Self::Cap(Cap::new(units)))
     }
 
     /// Which kind this is.
     pub const fn kind(&self) -> Kind {
         match self {
             Self::Bucket(_) => Kind::Bucket,
+            Self::Sliding(_) => Kind::Sliding,
             Self::Fixed(_) => Kind::Fixed,
+            Self::Calendar(_) => Kind::Calendar,
+            Self::Concurrent(_) => Kind::Concurrent,
+            Self::Level(_) => Kind::Level,
+            Self::Cap(_) => Kind::Cap,
+            Self::Unlimited(kind) => *kind,
         }
     }
 
     /// The most units one check can ever take: a bucket's burst, else N. It is the number that
-    /// headers show as the limit.
+    /// headers show as the limit; [`UNLIMITED`] if there is none.
+    #[inline]
     pub const fn limit(&self) -> u64 {
         match self {
             Self::Bucket(bucket) => bucket.burst(),
+            Self::Sliding(sliding) => sliding.units(),
             Self::Fixed(fixed) => fixed.units(),
+            Self::Calendar(calendar) => calendar.units(),
+            Self::Concurrent(concurrent) => concurrent.units(),
+            Self::Level(level) => level.units(),
+            Self::Cap(cap) => cap.units(),
+            Self::Unlimited(_) => UNLIMITED,
         }
     }
+}
+
+/// Tests a lease's length.
+///
+/// # Errors
+/// One outside `WINDOW_MIN..=WINDOW_MAX`.
+pub fn check_lease(lease: Nanos) -> Result<(), QuotaError> {
+    check_range("lease_ns", lease.get(), WINDOW_MIN.get(), WINDOW_MAX.get())
+}
+
+fn check_units_or_unlimited(units: u64) -> Result<(), QuotaError> {
+    if units == UNLIMITED { Ok(()) } else { check_range("units", units, 1, UNITS_MAX) }
 }
 
 fn check_range(number: &'static str, found: u64, min: u64, max: u64) -> Result<(), QuotaError> {
@@ -107,7 +219,7 @@ fn check_window(window: Nanos) -> Result<(), QuotaError> {
 /// A quota that cannot be: which number, what was found, what is allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QuotaError {
-    /// `units`, `burst` or `window_ns`.
+    /// `units`, `burst`, `window_ns`, `lease_ns`, `ends_at` or `next_ends_at`.
     pub number: &'static str,
     /// What was given.
     pub found: u64,

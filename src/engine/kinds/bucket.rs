@@ -39,6 +39,8 @@ pub struct Bucket {
     burst: u64,
     /// Ticks from empty to full if the narrow form holds them, else zero.
     narrow_span: u64,
+    /// What tells these numbers from others, see [`Bucket::generation`].
+    generation: u32,
 }
 
 impl Bucket {
@@ -46,14 +48,27 @@ impl Bucket {
     pub(in crate::engine) fn new(units: u64, window: Nanos, burst: u64) -> Self {
         let divisor = gcd(units, window.get());
         let (emission, ticks_per_ns) = (window.get() / divisor, units / divisor);
+        let generation = generation(emission, ticks_per_ns, burst);
         if NARROW_TICKS.is_multiple_of(ticks_per_ns) {
             // Times nine at most: a window is below 2^55 ns.
             let emission = emission * (NARROW_TICKS / ticks_per_ns);
             let span = u128::from(emission) * u128::from(burst);
             let narrow_span = if span <= u128::from(NARROW_SPAN_MAX) { span as u64 } else { 0 };
-            return Self { emission, ticks_per_ns: NARROW_TICKS, burst, narrow_span };
+            return Self { emission, ticks_per_ns: NARROW_TICKS, burst, narrow_span, generation };
         }
-        Self { emission, ticks_per_ns, burst, narrow_span: 0 }
+        Self { emission, ticks_per_ns, burst, narrow_span: 0, generation }
+    }
+
+    /// Which numbers a counter was last charged by: [`GENERATION_BITS`] of a hash of rate and
+    /// burst. A counter met under another generation is converted first.
+    pub(in crate::engine) const fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    /// The backlog under new numbers: the time at which the bucket is full stays, but no longer
+    /// than a full refill ahead. (Rescaling to this bucket's ticks has been done.)
+    pub(super) fn converted(&self, backlog: u128) -> u128 {
+        backlog.min(self.ticks(self.burst))
     }
 
     /// Units that the full bucket holds.
@@ -152,6 +167,18 @@ impl Bucket {
         }
     }
 
+    /// The backlog after a charge that stops where the bucket is empty.
+    pub(super) fn saturated(&self, backlog: u128, cost: u64) -> u128 {
+        let empty = self.ticks(self.burst);
+        backlog.max(backlog.saturating_add(self.ticks(cost)).min(empty))
+    }
+
+    /// The backlog after units were added that nobody could refuse: debt, at most a burst of it.
+    pub(super) fn indebted(&self, backlog: u128, units: u64) -> u128 {
+        let deepest = self.ticks(self.burst) * 2;
+        backlog.max(backlog.saturating_add(self.ticks(units)).min(deepest))
+    }
+
     pub(super) fn fits_after(&self, backlog: u128, cost: u64) -> Nanos {
         let allowed = self.ticks(self.burst.saturating_sub(cost));
         self.nanos_ceil(backlog.saturating_sub(allowed))
@@ -188,6 +215,18 @@ impl Bucket {
         let [tat_ns, tat_ns_high, tat_ticks, _] = cell;
         (tat_ns_high, tat_ns, tat_ticks) <= (0, now.time.as_nanos(), 0)
     }
+}
+
+/// Bits of a generation. Two edits of a limit that happen to share one leave a debt standing that
+/// would have been cut to a refill; they admit nothing more.
+pub(in crate::engine) const GENERATION_BITS: u32 = 24;
+
+/// Multiplies and keeps the top bits (Knuth, The Art of Computer Programming 6.4).
+const fn generation(emission: u64, ticks_per_ns: u64, burst: u64) -> u32 {
+    const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
+    let mixed = emission.wrapping_mul(GOLDEN) ^ ticks_per_ns.rotate_left(32);
+    let mixed = (mixed ^ mixed >> 29).wrapping_mul(GOLDEN) ^ burst;
+    ((mixed ^ mixed >> 31).wrapping_mul(GOLDEN) >> (64 - GENERATION_BITS)) as u32
 }
 
 const fn gcd(mut a: u64, mut b: u64) -> u64 {

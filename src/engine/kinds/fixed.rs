@@ -7,7 +7,7 @@
 use crate::engine::quota::Align;
 use crate::engine::time::{Nanos, Now};
 
-use super::{Cell, Fill, VALUE_BITS};
+use super::{Cell, Fill, UNLIMITED, VALUE_BITS};
 
 /// Bits of the latest wall time that a narrow ordinal can name: the year 2116.
 const UTC_BITS: u32 = 62;
@@ -26,7 +26,7 @@ impl Fixed {
         Self { units, window_ns: window.get(), align }
     }
 
-    /// Units allowed in each window.
+    /// Units allowed in each window; [`UNLIMITED`] counts and never denies.
     pub const fn units(&self) -> u64 {
         self.units
     }
@@ -50,7 +50,8 @@ impl Fixed {
 
     /// Whether every state of this window fits the narrow form.
     pub(in crate::engine) fn is_narrow(&self) -> bool {
-        matches!(self.align, Align::Clock) && self.units < 1 << Self::count_bits(self.window_ns)
+        matches!(self.align, Align::Clock)
+            && (self.units == UNLIMITED || self.units < 1 << Self::count_bits(self.window_ns))
     }
 
     pub(super) fn fill_narrow(&self, value: u64, now: Now) -> Fill {
@@ -104,12 +105,6 @@ impl Fixed {
 
     pub(super) fn wide(&self, used: u64, opened: u64) -> Cell {
         [opened, used, self.window_ns, self.align as u64]
-    }
-
-    #[inline]
-    pub(super) fn fits(&self, used: u64, cost: u64) -> bool {
-        // Both at most 2^54: the sum cannot wrap.
-        used.saturating_add(cost) <= self.units
     }
 
     /// Whether a narrow counter of a window of this length has ended at `now`.

@@ -2,26 +2,42 @@
 //! whether a cost fits, and what the counter is afterwards.
 //!
 //! A counter is stored in one of two forms. *Narrow*: a value of [`VALUE_BITS`] bits that shares
-//! the slot's atomic word with the table's flags. *Wide*: a [`Cell`] beside the table, for numbers
-//! that a narrow value cannot hold exactly. Both say the same thing; a number is never rounded or
-//! clamped to fit.
+//! the slot's atomic word with the table's flags. *Wide*: memory beside the table, for what a
+//! narrow value cannot hold exactly: a [`Cell`] of numbers, a [`Ring`] of sub-windows, a heap of
+//! permits. A number is never rounded or clamped to fit.
 //!
 //! All arithmetic is on integers. A rate is the ratio units per window, never a rounded interval.
 
 mod bucket;
+mod calendar;
+mod cap;
+mod concurrent;
 mod fixed;
+mod level;
+mod sliding;
 
 pub use bucket::Bucket;
 pub(crate) use bucket::NARROW_HORIZON;
+pub(in crate::engine) use bucket::GENERATION_BITS;
+pub use calendar::{Boundaries, Calendar, Period};
+pub use cap::Cap;
+pub use concurrent::Concurrent;
 pub use fixed::Fixed;
+pub use level::Level;
+pub(crate) use sliding::{Ring, SUBS};
+pub use sliding::Sliding;
 
+use super::command::Amend;
 use super::quota::Quota;
 use super::time::{Nanos, Now};
 
 /// Bits of a narrow value. The rest of the 64-bit word are the table's three flags.
 pub const VALUE_BITS: u32 = 61;
 
-/// The wide form of a counter: four words, meaning given by the kind.
+/// Units of a limit that counts and never denies.
+pub const UNLIMITED: u64 = u64::MAX;
+
+/// The wide form of a counter that is a few numbers: four words, meaning given by the kind.
 pub type Cell = [u64; 4];
 
 /// How full a counter stands at a moment: the meaning of its state, free of how it is stored.
@@ -32,7 +48,7 @@ pub enum Fill {
         /// Ticks until the bucket is full again; zero is fresh.
         backlog: u128,
     },
-    /// A fixed window.
+    /// A fixed or calendar window.
     Window {
         /// Units charged in the window.
         used: u64,
@@ -41,15 +57,87 @@ pub enum Fill {
         /// Time until it ends. Zero for one that a first charge has yet to open.
         ends_after: Nanos,
     },
+    /// A sliding window, as a check of one cost finds it.
+    Sliding {
+        /// Units that count now.
+        used: u64,
+        /// Time until the cost that was asked for fits; zero if it does, or never will.
+        fits_after: Nanos,
+        /// Time until one more unit fits; zero if all do.
+        next_after: Nanos,
+        /// Time until nothing counts any more.
+        full_after: Nanos,
+    },
+    /// Permits of a concurrency limit.
+    Permits {
+        /// Units held.
+        held: u64,
+        /// Time until the first of them lapses if nobody renews it.
+        lapses_after: Option<Nanos>,
+    },
+    /// A level.
+    Level {
+        /// Units held.
+        used: u64,
+    },
+    /// Nothing is kept: a cap, or a limit that is off for this caller.
+    Stateless,
 }
 
+/// Where the state of a counter is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// A narrow value or a [`Cell`]: a few numbers, all of them in a [`Fill`].
+    Numbers,
+    /// A [`Ring`].
+    Ring,
+    /// A heap of permits.
+    Permits,
+    /// There is no counter.
+    None,
+}
+
+/// When one more unit than now fits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NextUnit {
+    /// All units fit already.
+    All,
+    /// After this span, if nobody charges meanwhile.
+    After(Nanos),
+    /// Time alone brings none.
+    Unknown,
+}
+
+const MISMATCH: &str = "a fill of another kind than its quota";
+
 impl Quota {
+    /// Where counters of this quota keep their state.
+    #[inline]
+    pub(crate) const fn form(&self) -> Form {
+        match self {
+            Self::Bucket(_) | Self::Fixed(_) | Self::Calendar(_) | Self::Level(_) => Form::Numbers,
+            Self::Sliding(_) => Form::Ring,
+            Self::Concurrent(_) => Form::Permits,
+            Self::Cap(_) | Self::Unlimited(_) => Form::None,
+        }
+    }
+
     /// How full a counter in narrow form stands at `now`. `value` 0 is a fresh counter.
     #[inline]
     pub(crate) fn fill_narrow(&self, value: u64, now: Now) -> Fill {
         match self {
             Self::Bucket(bucket) => bucket.fill_narrow(value, now),
             Self::Fixed(fixed) => fixed.fill_narrow(value, now),
+            Self::Calendar(calendar) => calendar.fill_narrow(value, now),
+            Self::Level(_) => Fill::Level { used: value },
+            Self::Concurrent(_) => Fill::Permits { held: 0, lapses_after: None },
+            Self::Sliding(_) => Fill::Sliding {
+                used: 0,
+                fits_after: Nanos::ZERO,
+                next_after: Nanos::ZERO,
+                full_after: Nanos::ZERO,
+            },
+            Self::Cap(_) | Self::Unlimited(_) => Fill::Stateless,
         }
     }
 
@@ -58,6 +146,9 @@ impl Quota {
         match self {
             Self::Bucket(bucket) => bucket.fill_wide(cell, now),
             Self::Fixed(fixed) => fixed.fill_wide(cell, now),
+            Self::Calendar(calendar) => calendar.fill_wide(cell, now),
+            Self::Level(_) => Fill::Level { used: cell[0] },
+            _ => unreachable!("only numbers are kept in a cell"),
         }
     }
 
@@ -67,7 +158,11 @@ impl Quota {
         match (self, fill) {
             (Self::Bucket(bucket), Fill::Bucket { backlog }) => bucket.narrow(backlog, now),
             (Self::Fixed(fixed), Fill::Window { used, opened, .. }) => fixed.narrow(used, opened),
-            _ => unreachable!("a fill of another kind than its quota"),
+            (Self::Calendar(calendar), Fill::Window { used, opened, .. }) => {
+                calendar.narrow(used, opened)
+            }
+            (Self::Level(_), Fill::Level { used }) => (used < 1 << VALUE_BITS).then_some(used),
+            _ => unreachable!("{MISMATCH}"),
         }
     }
 
@@ -76,7 +171,11 @@ impl Quota {
         match (self, fill) {
             (Self::Bucket(bucket), Fill::Bucket { backlog }) => bucket.wide(backlog, now),
             (Self::Fixed(fixed), Fill::Window { used, opened, .. }) => fixed.wide(used, opened),
-            _ => unreachable!("a fill of another kind than its quota"),
+            (Self::Calendar(calendar), Fill::Window { used, opened, .. }) => {
+                calendar.wide(used, opened)
+            }
+            (Self::Level(_), Fill::Level { used }) => [used, 0, 0, 0],
+            _ => unreachable!("{MISMATCH}"),
         }
     }
 
@@ -85,8 +184,17 @@ impl Quota {
     pub(crate) fn fits(&self, fill: Fill, cost: u64) -> bool {
         match (self, fill) {
             (Self::Bucket(bucket), Fill::Bucket { backlog }) => bucket.fits(backlog, cost),
-            (Self::Fixed(fixed), Fill::Window { used, .. }) => fixed.fits(used, cost),
-            _ => unreachable!("a fill of another kind than its quota"),
+            (Self::Concurrent(concurrent), Fill::Permits { held, .. }) => {
+                concurrent.fits(held, cost)
+            }
+            (Self::Level(level), Fill::Level { used }) => level.fits(used, cost),
+            (Self::Cap(cap), _) => cost <= cap.units(),
+            (Self::Unlimited(_), _) => true,
+            (_, Fill::Window { used, .. } | Fill::Sliding { used, .. }) => {
+                let units = self.limit();
+                units == UNLIMITED || used.saturating_add(cost) <= units
+            }
+            _ => unreachable!("{MISMATCH}"),
         }
     }
 
@@ -97,62 +205,139 @@ impl Quota {
             (Self::Bucket(bucket), Fill::Bucket { backlog }) => {
                 Fill::Bucket { backlog: backlog + bucket.ticks(cost) }
             }
-            (Self::Fixed(fixed), Fill::Window { used, opened, ends_after }) => {
-                let ends_after =
-                    if used == 0 { fixed.ends_after_charge(ends_after) } else { ends_after };
-                Fill::Window { used: used.saturating_add(cost), opened, ends_after }
-            }
-            _ => unreachable!("a fill of another kind than its quota"),
+            _ => self.with_more(fill, |used| used.saturating_add(cost)),
         }
     }
 
-    /// The fill in which exactly `used` units are charged, whatever `fill` says of them.
-    pub(crate) fn with_used(&self, fill: Fill, used: u64) -> Fill {
-        let emptied = match fill {
-            Fill::Bucket { .. } => Fill::Bucket { backlog: 0 },
-            Fill::Window { opened, ends_after, .. } => Fill::Window { used: 0, opened, ends_after },
-        };
-        self.charged(emptied, used)
+    /// The fill after a charge of `cost` that stops where nothing is left: what `charge = "always"`
+    /// takes from a request that is denied. It never makes debt, and leaves debt that is there.
+    pub(crate) fn saturated(&self, fill: Fill, cost: u64) -> Fill {
+        let full = self.limit();
+        match (self, fill) {
+            (Self::Bucket(bucket), Fill::Bucket { backlog }) => {
+                Fill::Bucket { backlog: bucket.saturated(backlog, cost) }
+            }
+            _ => self.with_more(fill, |used| used.max(used.saturating_add(cost).min(full))),
+        }
     }
 
-    /// Units that still fit at once.
+    /// The fill after an amendment at `now`. Debt goes to at most one further quota and giving
+    /// back to fresh; an amendment is never refused.
+    pub(crate) fn amended(&self, fill: Fill, amend: Amend) -> Fill {
+        let full = self.limit();
+        let deepest = full.saturating_mul(2);
+        match (self, fill, amend) {
+            (Self::Bucket(bucket), Fill::Bucket { backlog }, Amend::Add(units)) => {
+                Fill::Bucket { backlog: bucket.indebted(backlog, units) }
+            }
+            (Self::Bucket(bucket), Fill::Bucket { backlog }, Amend::GiveBack(units)) => {
+                Fill::Bucket { backlog: backlog.saturating_sub(bucket.ticks(units)) }
+            }
+            (Self::Bucket(bucket), Fill::Bucket { .. }, Amend::Set(units)) => {
+                Fill::Bucket { backlog: bucket.ticks(units.min(full)) }
+            }
+            (_, _, Amend::Add(units)) => {
+                self.with_more(fill, |used| used.max(used.saturating_add(units).min(deepest)))
+            }
+            (_, _, Amend::GiveBack(units)) => {
+                self.with_more(fill, |used| used.saturating_sub(units))
+            }
+            // A level is set to what is really held, be it too much.
+            (Self::Level(_), Fill::Level { .. }, Amend::Set(units)) => Fill::Level { used: units },
+            (_, _, Amend::Set(units)) => self.with_more(fill, |_| units.min(full)),
+        }
+    }
+
+    /// The fill of a window or level with another number of units used. A window that nothing was
+    /// charged in opens with the first unit.
+    fn with_more(&self, fill: Fill, of: impl FnOnce(u64) -> u64) -> Fill {
+        match fill {
+            Fill::Window { used, opened, ends_after } => {
+                let ends_after = match self {
+                    Self::Fixed(fixed) if used == 0 => fixed.ends_after_charge(ends_after),
+                    _ => ends_after,
+                };
+                Fill::Window { used: of(used), opened, ends_after }
+            }
+            Fill::Level { used } => Fill::Level { used: of(used) },
+            _ => unreachable!("{MISMATCH}"),
+        }
+    }
+
+    /// The fill of a counter that was last charged by other numbers.
+    pub(crate) fn converted(&self, fill: Fill) -> Fill {
+        match (self, fill) {
+            (Self::Bucket(bucket), Fill::Bucket { backlog }) => {
+                Fill::Bucket { backlog: bucket.converted(backlog) }
+            }
+            _ => fill,
+        }
+    }
+
+    /// Units that still fit at once; [`UNLIMITED`] if any number does.
     pub fn remaining(&self, fill: Fill) -> u64 {
+        let units = self.limit();
         match (self, fill) {
             (Self::Bucket(bucket), Fill::Bucket { backlog }) => bucket.remaining(backlog),
-            (Self::Fixed(fixed), Fill::Window { used, .. }) => fixed.units().saturating_sub(used),
-            _ => unreachable!("a fill of another kind than its quota"),
-        }
-    }
-
-    /// How long until `cost` fits if nobody else charges, to the nanosecond. The cost must not
-    /// exceed [`Quota::limit`].
-    pub fn fits_after(&self, fill: Fill, cost: u64) -> Nanos {
-        match (self, fill) {
-            (Self::Bucket(bucket), Fill::Bucket { backlog }) => bucket.fits_after(backlog, cost),
-            (Self::Fixed(fixed), Fill::Window { used, ends_after, .. }) => {
-                if fixed.fits(used, cost) { Nanos::ZERO } else { ends_after }
+            (_, Fill::Stateless) => units,
+            (
+                _,
+                Fill::Window { used, .. }
+                | Fill::Sliding { used, .. }
+                | Fill::Level { used }
+                | Fill::Permits { held: used, .. },
+            ) => {
+                if units == UNLIMITED {
+                    UNLIMITED
+                } else {
+                    units.saturating_sub(used)
+                }
             }
-            _ => unreachable!("a fill of another kind than its quota"),
+            _ => unreachable!("{MISMATCH}"),
         }
     }
 
-    /// How long until one more unit than now fits; `None` if all of them do.
-    pub fn next_after(&self, fill: Fill) -> Option<Nanos> {
+    /// How long until `cost` fits if nobody else charges, to the nanosecond; of a sliding window
+    /// the cost that was asked for when it was read. `None`: time alone does not make it fit. The
+    /// cost must not exceed [`Quota::limit`].
+    pub fn fits_after(&self, fill: Fill, cost: u64) -> Option<Nanos> {
         match (self, fill) {
-            (Self::Bucket(bucket), Fill::Bucket { backlog }) => bucket.next_after(backlog),
-            (Self::Fixed(_), Fill::Window { used, ends_after, .. }) => {
-                (used > 0).then_some(ends_after)
+            _ if self.fits(fill, cost) => Some(Nanos::ZERO),
+            (Self::Bucket(bucket), Fill::Bucket { backlog }) => {
+                Some(bucket.fits_after(backlog, cost))
             }
-            _ => unreachable!("a fill of another kind than its quota"),
+            (_, Fill::Window { ends_after, .. }) => Some(ends_after),
+            (_, Fill::Sliding { fits_after, .. }) => Some(fits_after),
+            _ => None,
         }
     }
 
-    /// How long until the whole quota is back: a bucket full again, a window ended.
-    pub fn full_after(&self, fill: Fill) -> Nanos {
+    /// When one more unit than now fits.
+    pub fn next_unit(&self, fill: Fill) -> NextUnit {
         match (self, fill) {
-            (Self::Bucket(bucket), Fill::Bucket { backlog }) => bucket.full_after(backlog),
-            (Self::Fixed(_), Fill::Window { ends_after, .. }) => ends_after,
-            _ => unreachable!("a fill of another kind than its quota"),
+            (Self::Bucket(bucket), Fill::Bucket { backlog }) => {
+                bucket.next_after(backlog).map_or(NextUnit::All, NextUnit::After)
+            }
+            _ if self.limit() == UNLIMITED => NextUnit::All,
+            (_, Fill::Window { used: 0, .. } | Fill::Sliding { used: 0, .. }) => NextUnit::All,
+            (_, Fill::Window { ends_after, .. }) => NextUnit::After(ends_after),
+            (_, Fill::Sliding { next_after, .. }) => NextUnit::After(next_after),
+            (_, Fill::Permits { held: 0, .. }) => NextUnit::All,
+            (_, Fill::Permits { lapses_after, .. }) => {
+                lapses_after.map_or(NextUnit::Unknown, NextUnit::After)
+            }
+            _ => NextUnit::Unknown,
+        }
+    }
+
+    /// How long until the whole quota is back: a bucket full again, a window ended, all of a
+    /// sliding window gone. `None` where time brings nothing back.
+    pub fn full_after(&self, fill: Fill) -> Option<Nanos> {
+        match (self, fill) {
+            (Self::Bucket(bucket), Fill::Bucket { backlog }) => Some(bucket.full_after(backlog)),
+            (_, Fill::Window { ends_after, .. }) => Some(ends_after),
+            (_, Fill::Sliding { full_after, .. }) => Some(full_after),
+            _ => None,
         }
     }
 }
@@ -163,7 +348,22 @@ impl Fill {
     pub(crate) fn is_fresh(self) -> bool {
         match self {
             Self::Bucket { backlog } => backlog == 0,
-            Self::Window { used, .. } => used == 0,
+            Self::Window { used, .. } | Self::Sliding { used, .. } | Self::Level { used } => {
+                used == 0
+            }
+            Self::Permits { held, .. } => held == 0,
+            Self::Stateless => true,
+        }
+    }
+
+    /// Units that are charged or held, of kinds that count them.
+    pub fn used(self) -> Option<u64> {
+        match self {
+            Self::Window { used, .. } | Self::Sliding { used, .. } | Self::Level { used } => {
+                Some(used)
+            }
+            Self::Permits { held, .. } => Some(held),
+            Self::Bucket { .. } | Self::Stateless => None,
         }
     }
 }

@@ -1,0 +1,143 @@
+//! Calendar windows: at most N units in each day, week or month of some zone.
+//!
+//! The engine knows no calendar. The boundaries of the window that is open, and the end of the one
+//! after it, come in with every charge; the counter holds when its window opened and the units
+//! used in it.
+
+use crate::engine::time::{Nanos, Now, SECOND, UtcTime};
+
+use super::{Cell, Fill, VALUE_BITS};
+
+/// What a calendar window is: how long one may be at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Period {
+    /// From midnight to midnight, or wherever the anchor lies.
+    Day = 1,
+    /// Seven days.
+    Week = 2,
+    /// From a day of a month to that day of the next.
+    Month = 3,
+}
+
+impl Period {
+    /// Longer than any window of this period in any zone: clocks are set by at most a few hours,
+    /// and no zone has skipped more than a day.
+    pub const fn longest(self) -> Nanos {
+        const HOUR: u64 = 3600;
+        match self {
+            Self::Day => Nanos::from_secs(50 * HOUR),
+            Self::Week => Nanos::from_secs((7 * 24 + 26) * HOUR),
+            Self::Month => Nanos::from_secs((31 * 24 + 26) * HOUR),
+        }
+    }
+}
+
+/// Where the window that is open lies, in seconds since the epoch (UTC), and the one after it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Boundaries {
+    /// When it opened.
+    pub opens_at: u32,
+    /// When it ends and the next one opens.
+    pub ends_at: u32,
+    /// When the next one ends.
+    pub next_ends_at: u32,
+}
+
+/// A calendar window's numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Calendar {
+    units: u64,
+    at: Boundaries,
+    period: Period,
+}
+
+/// Bits of the narrow form that count units; those above hold the minute of opening, to 2225.
+const COUNT_BITS: u32 = 34;
+
+impl Calendar {
+    /// Numbers are in the ranges that `Quota::calendar` checks.
+    pub(in crate::engine) fn new(units: u64, period: Period, at: Boundaries) -> Self {
+        Self { units, at, period }
+    }
+
+    /// Units allowed in each window; [`super::UNLIMITED`] counts and never denies.
+    pub const fn units(&self) -> u64 {
+        self.units
+    }
+
+    /// What a window is.
+    pub const fn period(&self) -> Period {
+        self.period
+    }
+
+    /// Whether `now` lies past all windows that the charge knows: it was resolved too long ago.
+    pub(in crate::engine) fn is_stale(&self, now: Now) -> bool {
+        now.utc >= utc(self.at.next_ends_at)
+    }
+
+    pub(in crate::engine) fn is_narrow(&self) -> bool {
+        self.units == super::UNLIMITED || self.units < 1 << COUNT_BITS
+    }
+
+    /// The window at `now`, by seconds.
+    fn current(&self, now: Now) -> (u64, u64) {
+        let Boundaries { opens_at, ends_at, next_ends_at } = self.at;
+        let (opens, ends) =
+            if now.utc < utc(ends_at) { (opens_at, ends_at) } else { (ends_at, next_ends_at) };
+        (opens.into(), ends.into())
+    }
+
+    /// A counter whose window is later than the charge's, because the clock went back or another
+    /// thread was ahead, stays in its window.
+    fn fill(&self, opened: u64, used: u64, now: Now) -> Fill {
+        let (opens, ends) = self.current(now);
+        let (opened, used, ends) = if opened <= opens {
+            (opens, if opened == opens { used } else { 0 }, ends)
+        } else if opened == u64::from(self.at.ends_at) {
+            (opened, used, u64::from(self.at.next_ends_at))
+        } else {
+            (opened, used, opened.saturating_add(ends - opens))
+        };
+        let ends_at = UtcTime::from_nanos(ends.saturating_mul(SECOND));
+        Fill::Window { used, opened, ends_after: ends_at - now.utc }
+    }
+
+    pub(super) fn fill_narrow(&self, value: u64, now: Now) -> Fill {
+        self.fill((value >> COUNT_BITS) * 60, value & ((1 << COUNT_BITS) - 1), now)
+    }
+
+    pub(super) fn fill_wide(&self, cell: Cell, now: Now) -> Fill {
+        let [opened, used, ..] = cell;
+        self.fill(opened, used, now)
+    }
+
+    pub(super) fn narrow(&self, used: u64, opened: u64) -> Option<u64> {
+        let fits = self.is_narrow() && used < 1 << COUNT_BITS && opened.is_multiple_of(60);
+        let minute = opened / 60;
+        (fits && minute < 1 << (VALUE_BITS - COUNT_BITS)).then_some((minute << COUNT_BITS) | used)
+    }
+
+    pub(super) fn wide(&self, used: u64, opened: u64) -> Cell {
+        [opened, used, self.period.longest().get(), 0]
+    }
+
+    /// Whether a narrow counter's window has surely ended at `now`; none is longer than `longest`.
+    pub(in crate::engine) fn narrow_is_fresh(value: u64, longest: Nanos, now: Now) -> bool {
+        Self::is_over((value >> COUNT_BITS) * 60, longest.get(), now)
+    }
+
+    /// Whether a wide counter's window has surely ended at `now`.
+    pub(in crate::engine) fn wide_is_fresh(cell: Cell, now: Now) -> bool {
+        let [opened, _, longest_ns, _] = cell;
+        Self::is_over(opened, longest_ns, now)
+    }
+
+    fn is_over(opened: u64, longest_ns: u64, now: Now) -> bool {
+        opened.saturating_mul(SECOND).saturating_add(longest_ns) <= now.utc.as_nanos()
+    }
+}
+
+const fn utc(seconds: u32) -> UtcTime {
+    UtcTime::from_nanos(seconds as u64 * SECOND)
+}

@@ -1,0 +1,27 @@
+//! Level: an amount that is held now. It moves up and down and is never reset; a charge never
+//! takes it above Q, giving back never below zero.
+
+use super::UNLIMITED;
+
+/// A level's numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Level {
+    units: u64,
+}
+
+impl Level {
+    /// The number is in the range that `Quota::level` checks.
+    pub(in crate::engine) const fn new(units: u64) -> Self {
+        Self { units }
+    }
+
+    /// The most units that charges may reach; [`UNLIMITED`] counts and never denies.
+    pub const fn units(&self) -> u64 {
+        self.units
+    }
+
+    #[inline]
+    pub(super) fn fits(&self, used: u64, cost: u64) -> bool {
+        self.units == UNLIMITED || used.saturating_add(cost) <= self.units
+    }
+}
