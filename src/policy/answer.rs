@@ -3,18 +3,33 @@
 use core::fmt::{self, Write};
 
 use crate::engine::decision::{Decision, Reading, Retry, Verdict};
+use crate::engine::time::{Nanos, Now};
 
-use super::handle::{Handle, Unavailable};
-use super::resolve::Request;
+use super::handle::{Handle, Limit, RuleEffect, Tier, Unavailable};
+use super::resolve::{Request, Resolved};
+use super::structured;
 use super::template::{Placeholder, Template, Values};
 
 /// What an API answers with: the same for all its handles.
 #[derive(Clone, Debug)]
 pub(super) struct Answers {
     pub(super) headers: Vec<Header>,
-    /// Which limits feed the preset: the first that applies does.
-    pub(super) from: Vec<Feed>,
-    pub(super) body: Option<Template>,
+    /// Which limits feed headers of the preset: of each list the first that applies does.
+    pub(super) feeds: Vec<Vec<Feed>>,
+    pub(super) texts: Vec<Keyed>,
+    pub(super) bodies: Keyed,
+    /// Whether the customer's tier is shown anywhere.
+    pub(super) shows_tier: bool,
+}
+
+/// Texts by what denies.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Keyed {
+    pub(super) templates: Vec<Template>,
+    /// For each limit of the API, by its index among them.
+    pub(super) by_limit: Vec<Option<u16>>,
+    /// For each rule of the API.
+    pub(super) by_rule: Vec<Option<u16>>,
 }
 
 /// One header of an answer.
@@ -53,6 +68,13 @@ pub(super) enum Feed {
 impl Answers {
     pub(super) fn header_names(&self) -> impl ExactSizeIterator<Item = &str> {
         self.headers.iter().map(|header| &*header.name)
+    }
+
+    /// Attributes of the request that are shown.
+    pub(super) fn attributes(&self) -> impl Iterator<Item = u16> {
+        let headers = self.headers.iter().flat_map(|header| [&header.always, &header.denied]);
+        let keyed = self.texts.iter().chain([&self.bodies]).flat_map(|keyed| &keyed.templates);
+        headers.flatten().chain(keyed).flat_map(Template::attributes)
     }
 }
 
@@ -107,30 +129,62 @@ impl Rendered {
 }
 
 impl Handle {
-    /// Writes the answer to a request. `limits` are the indexes that [`Handle::resolve`] yielded
-    /// for it, `readings` the engine's for its charges.
+    /// Writes the answer to a request. `resolved` and `limits` are what [`Handle::resolve`]
+    /// yielded for it, the latter its part of all indexes; `readings` are the engine's for its
+    /// charges.
     pub fn render(
         &self,
+        resolved: &Resolved,
         limits: &[u16],
         request: &Request<'_>,
         decision: &Decision,
         readings: &[Reading],
         out: &mut Rendered,
     ) {
-        let answer = Answer { handle: self, limits, request, decision, readings };
-        out.begin(match decision.verdict {
+        let tier = resolved.tier.or_else(|| self.tier_of(request));
+        let answer =
+            Answer { handle: self, limits, request, decision, readings, tier, rule: None };
+        let status = match decision.verdict {
             Verdict::Allow => 200,
             Verdict::Deny => answer.binding_limit().map_or(self.denial_status, |l| l.status),
-        });
+        };
+        self.write(&answer, status, out);
+    }
+
+    /// Writes the answer to a request that a rule decided: see [`Resolved::rule`].
+    pub fn render_ruled(&self, resolved: &Resolved, request: &Request<'_>, out: &mut Rendered) {
+        let rule = resolved.rule.filter(|rule| usize::from(*rule) < self.rules.len());
+        let denied = self.ruled(resolved) == Some(RuleEffect::Deny);
+        let verdict = if denied { Verdict::Deny } else { Verdict::Allow };
+        let decision = Decision { verdict, binding: None, now: Now::default(), permit: None };
+        let answer = Answer {
+            handle: self,
+            limits: &[],
+            request,
+            decision: &decision,
+            readings: &[],
+            tier: resolved.tier.or_else(|| self.tier_of(request)),
+            rule,
+        };
+        let status = match rule.map(|rule| &self.rules[usize::from(rule)]) {
+            Some(rule) if denied => rule.status,
+            _ => 200,
+        };
+        self.write(&answer, status, out);
+    }
+
+    fn write(&self, answer: &Answer<'_>, status: u16, out: &mut Rendered) {
+        let verdict = answer.decision.verdict;
+        out.begin(status);
         for header in &self.answers.headers {
             out.push_header(|text| {
-                header.on(decision.verdict).is_some_and(|value| value.write_header(&answer, text))
+                header.on(verdict).is_some_and(|value| value.write_header(answer, text))
             });
         }
-        if decision.verdict == Verdict::Deny
-            && let Some(body) = &self.answers.body
+        if verdict == Verdict::Deny
+            && let Some(body) = answer.of_keyed(&self.answers.bodies)
         {
-            body.write_json(&answer, &mut out.body);
+            body.write_json(answer, &mut out.body);
             out.has_body = true;
         }
     }
@@ -157,10 +211,13 @@ struct Answer<'a> {
     request: &'a Request<'a>,
     decision: &'a Decision,
     readings: &'a [Reading],
+    tier: Option<u16>,
+    /// The rule that decided.
+    rule: Option<u16>,
 }
 
 impl<'a> Answer<'a> {
-    fn binding_limit(&self) -> Option<&'a super::handle::Limit> {
+    fn binding_limit(&self) -> Option<&'a Limit> {
         let index = *self.limits.get(self.decision.binding?)?;
         self.handle.limits.get(usize::from(index))
     }
@@ -169,18 +226,60 @@ impl<'a> Answer<'a> {
         self.readings.get(self.decision.binding?)
     }
 
-    /// The reading of a limit of the API, if it applies to this request.
-    fn reading(&self, limit: u16) -> Option<&'a Reading> {
-        let index = (*self.handle.limit_indexes.get(usize::from(limit))?)?;
-        let place = self.limits.iter().position(|known| *known == index)?;
-        self.readings.get(place)
+    /// Each limit that applies, with its reading.
+    fn applying(&self) -> impl Iterator<Item = (&'a Limit, &'a Reading)> {
+        let limits = self.limits.iter();
+        let limits = limits.filter_map(|index| self.handle.limits.get(usize::from(*index)));
+        limits.zip(self.readings)
     }
 
-    fn fed_reading(&self) -> Option<&'a Reading> {
-        self.handle.answers.from.iter().find_map(|from| match from {
-            Feed::Binding => self.binding_reading(),
-            Feed::Limit(limit) => self.reading(*limit),
+    /// A limit of the API with its reading, if it applies to this request.
+    fn limit(&self, limit: u16) -> Option<(&'a Limit, &'a Reading)> {
+        let index = (*self.handle.limit_indexes.get(usize::from(limit))?)?;
+        let place = self.limits.iter().position(|known| *known == index)?;
+        Some((self.handle.limits.get(usize::from(index))?, self.readings.get(place)?))
+    }
+
+    fn reading(&self, limit: u16) -> Option<&'a Reading> {
+        self.limit(limit).map(|(_, reading)| reading)
+    }
+
+    fn fed(&self, feed: u16) -> Option<(&'a Limit, &'a Reading)> {
+        let feeds = self.handle.answers.feeds.get(usize::from(feed))?;
+        feeds.iter().find_map(|from| match from {
+            Feed::Binding => Some((self.binding_limit()?, self.binding_reading()?)),
+            Feed::Limit(limit) => self.limit(*limit),
         })
+    }
+
+    /// The text for what denied.
+    fn of_keyed(&self, keyed: &'a Keyed) -> Option<&'a Template> {
+        let index = match self.rule {
+            Some(rule) => *keyed.by_rule.get(usize::from(rule))?,
+            None => {
+                let index = *self.limits.get(self.decision.binding?)?;
+                let indexes = &self.handle.limit_indexes;
+                let limit = indexes.iter().position(|known| *known == Some(index))?;
+                *keyed.by_limit.get(limit)?
+            }
+        };
+        keyed.templates.get(usize::from(index?))
+    }
+
+    /// How long to tell a denied request to wait, if waiting helps.
+    fn retry_after(&self) -> Option<Nanos> {
+        if self.decision.verdict == Verdict::Allow {
+            return None;
+        }
+        match self.binding_reading()?.retry() {
+            Retry::After(span) => Some(span),
+            Retry::OnOthers(_) => self.binding_limit()?.retry_after,
+            Retry::Now | Retry::Never => None,
+        }
+    }
+
+    fn tier(&self) -> Option<&'a Tier> {
+        self.handle.tiers.get(usize::from(self.tier?))
     }
 }
 
@@ -189,16 +288,16 @@ impl Values for Answer<'_> {
         let now = self.decision.now;
         let (reading, field) = match placeholder {
             Placeholder::BindingName => {
-                return write_text(self.binding_limit().map(|l| &*l.name), out);
+                let rule = self.rule.and_then(|rule| self.handle.rules.get(usize::from(rule)));
+                let code = rule.map(|rule| &*rule.code).filter(|code| !code.is_empty());
+                return write_text(self.binding_limit().map(|limit| &*limit.name).or(code), out);
             }
             Placeholder::BindingWindow => {
                 let window = self.binding_limit().map(|limit| &*limit.window);
                 return write_text(window.filter(|window| !window.is_empty()), out);
             }
             Placeholder::RetryAfter => {
-                let Some(Retry::After(span)) = self.binding_reading().map(Reading::retry) else {
-                    return Ok(false);
-                };
+                let Some(span) = self.retry_after() else { return Ok(false) };
                 write!(out, "{}", span.as_secs_ceil().max(1))?;
                 return Ok(true);
             }
@@ -216,9 +315,33 @@ impl Values for Answer<'_> {
                 }
                 return Ok(true);
             }
+            Placeholder::Tier => return write_text(self.tier().map(|tier| &*tier.name), out),
+            Placeholder::TierName => {
+                return write_text(self.tier().map(|tier| &*tier.display), out);
+            }
+            Placeholder::Text(index) => {
+                let keyed = self.handle.answers.texts.get(usize::from(index));
+                let Some(text) = keyed.and_then(|keyed| self.of_keyed(keyed)) else {
+                    return Ok(false);
+                };
+                let mut written = String::new();
+                text.write_text(self, &mut written);
+                out.write_str(&written)?;
+                return Ok(true);
+            }
+            Placeholder::FedName(feed) => {
+                return write_text(self.fed(feed).map(|(limit, _)| &*limit.name), out);
+            }
+            Placeholder::FedItem(feed) => {
+                let Some((limit, reading)) = self.fed(feed) else { return Ok(false) };
+                return structured::write_item(limit, reading, out);
+            }
+            Placeholder::Policies(form) => {
+                return structured::write_policies(form, self.applying(), out);
+            }
             Placeholder::Binding(field) => (self.binding_reading(), field),
             Placeholder::Limit(limit, field) => (self.reading(limit), field),
-            Placeholder::Fed(field) => (self.fed_reading(), field),
+            Placeholder::Fed(feed, field) => (self.fed(feed).map(|(_, reading)| reading), field),
         };
         match reading {
             Some(reading) => field.write(reading, now, out),

@@ -19,12 +19,16 @@ impl Policy {
     fn write_summary(&self, handle: &Handle, out: &mut String) -> core::fmt::Result {
         let limits = || self.limits().iter().filter(|limit| *limit.api == *handle.api());
         let names = |mode: Mode| names(limits().filter(|limit| limit.mode == mode));
-        let (enforced, off) = (names(Mode::Enforce), names(Mode::Off));
+        let (enforced, shadow, off) =
+            (names(Mode::Enforce), names(Mode::Shadow), names(Mode::Off));
         let tests = self.tests().iter().filter(|test| test.api() == handle.api()).count();
         write!(out, "{}: {}", handle.api(), count(self.classes(handle.api()).count(), "class"))?;
-        write!(out, ", {}", count(enforced + off, "limit"))?;
-        if off > 0 {
-            write!(out, " ({off} off)")?;
+        write!(out, ", {}", count(enforced + shadow + off, "limit"))?;
+        match (shadow, off) {
+            (0, 0) => {}
+            (0, off) => write!(out, " ({off} off)")?,
+            (shadow, 0) => write!(out, " ({shadow} shadow)")?,
+            (shadow, off) => write!(out, " ({shadow} shadow, {off} off)")?,
         }
         writeln!(out, ", {}", count(tests, "test"))
     }

@@ -3,7 +3,7 @@
 use core::fmt::{self, Write};
 
 use crate::engine::decision::Reading;
-use crate::engine::kinds::Fill;
+use crate::engine::kinds::{Fill, NextUnit, UNLIMITED};
 use crate::engine::time::{Nanos, Now};
 
 use super::moment;
@@ -17,9 +17,9 @@ pub(super) enum Field {
     Remaining,
     /// Units that are charged.
     Used,
-    /// When the whole quota is back.
+    /// When the whole quota is back; no value where time brings nothing back.
     Reset(Form),
-    /// When one more unit fits; no value if all of them do.
+    /// When one more unit fits; no value if all of them do, or if time alone does not help.
     Next(Form),
 }
 
@@ -92,23 +92,37 @@ impl Field {
         out: &mut impl Write,
     ) -> Result<bool, fmt::Error> {
         match self {
-            Self::Limit => write!(out, "{}", reading.limit())?,
-            Self::Remaining => write!(out, "{}", reading.remaining())?,
-            Self::Used => write!(out, "{}", used(reading))?,
-            Self::Reset(form) => write_time(form, reading.full_after(), now, out)?,
-            Self::Next(form) => match reading.next_after() {
+            Self::Limit => return write_units(Some(reading.limit()), out),
+            Self::Remaining => return write_units(Some(reading.remaining()), out),
+            Self::Used => return write_units(used(reading), out),
+            Self::Reset(form) => match reading.full_after().filter(|_| !is_unlimited(reading)) {
                 Some(after) => write_time(form, after, now, out)?,
                 None => return Ok(false),
+            },
+            Self::Next(form) => match reading.next_unit() {
+                NextUnit::After(after) => write_time(form, after, now, out)?,
+                NextUnit::All | NextUnit::Unknown => return Ok(false),
             },
         }
         Ok(true)
     }
 }
 
-fn used(reading: &Reading) -> u64 {
+fn is_unlimited(reading: &Reading) -> bool {
+    reading.limit() == UNLIMITED
+}
+
+/// What is not limited has no number.
+fn write_units(units: Option<u64>, out: &mut impl Write) -> Result<bool, fmt::Error> {
+    let Some(units) = units.filter(|units| *units != UNLIMITED) else { return Ok(false) };
+    write!(out, "{units}")?;
+    Ok(true)
+}
+
+fn used(reading: &Reading) -> Option<u64> {
     match reading.fill {
-        Fill::Window { used, .. } => used,
-        _ => reading.limit().saturating_sub(reading.remaining()),
+        Fill::Bucket { .. } => Some(reading.limit().saturating_sub(reading.remaining())),
+        fill => fill.used(),
     }
 }
 

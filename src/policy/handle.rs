@@ -5,12 +5,17 @@
 
 use std::sync::Arc;
 
-use crate::engine::command::LimitId;
+use crate::engine::command::{ChargeOn, Effect, LimitId};
 use crate::engine::key::{Key, KeySpace};
 use crate::engine::quota::{Kind, Quota};
+use crate::engine::time::Nanos;
 
 use super::answer::Answers;
+use super::calendar::CalendarWindow;
+use super::key::Part;
+use super::matcher::Matcher;
 use super::route::{Router, Sets};
+use super::values::Values;
 
 /// An API or a class, prepared.
 #[derive(Clone)]
@@ -25,8 +30,19 @@ pub struct Handle {
     pub(super) when_unavailable: Unavailable,
     pub(super) denial_status: u16,
     pub(super) denial_headers: Box<[(Box<str>, Box<str>)]>,
-    /// `None` for a class: its caller has routed already.
+    /// `None` for most classes: their callers have routed already.
     pub(super) router: Option<Router>,
+    /// Sets of routes that every request of a handle without a router is in.
+    pub(super) known: Sets,
+    /// What comes before all limits, in the order in which it does.
+    pub(super) rules: Arc<[Rule]>,
+    /// The rules with this handle's slots.
+    pub(super) rule_matchers: Box<[(Option<Matcher>, Matcher)]>,
+    pub(super) tiers: Arc<[Tier]>,
+    /// Slot of the customer's tier, if anything looks at it.
+    pub(super) tier_slot: Option<u16>,
+    pub(super) tier_default: Option<u16>,
+    pub(super) account: Option<AccountSlots>,
     pub(super) answers: Arc<Answers>,
     /// What most classes come down to.
     pub(super) one: Option<One>,
@@ -34,6 +50,43 @@ pub struct Handle {
     pub(super) attribute_slots: Box<[Option<u16>]>,
     /// For each limit of the API its index here.
     pub(super) limit_indexes: Box<[Option<u16>]>,
+}
+
+/// A customer's tier.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Tier {
+    pub(super) name: Box<str>,
+    /// What people call it.
+    pub(super) display: Box<str>,
+}
+
+/// Where a request says whose it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct AccountSlots {
+    /// Of the account itself.
+    pub(super) account: u16,
+    /// Of the attributes that stand for accounts, with their names.
+    pub(super) identities: Box<[(u16, Box<str>)]>,
+}
+
+/// A rule that comes before all limits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// Whether it denies or lets pass.
+    pub effect: RuleEffect,
+    /// HTTP status of its denials.
+    pub status: u16,
+    /// What bodies, metrics and people call it; empty if it has no name.
+    pub code: Box<str>,
+}
+
+/// What a rule does with the requests that it is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RuleEffect {
+    /// Denies them.
+    Deny,
+    /// Lets them pass by all limits.
+    Bypass,
 }
 
 /// The limit of a class whose checks are charged on one limit, keyed by one attribute: resolving
@@ -62,16 +115,24 @@ impl One {
 
     /// What the limits of a class come down to, if to this.
     pub(super) fn of(limits: &[Limit]) -> Option<Self> {
-        let mut enforced =
-            limits.iter().enumerate().filter(|(_, limit)| limit.mode == Mode::Enforce);
-        let (Some((index, limit)), None) = (enforced.next(), enforced.next()) else { return None };
-        let [slot] = *limit.per else { return None };
+        let mut charged = limits.iter().enumerate().filter(|(_, limit)| limit.mode != Mode::Off);
+        let (Some((index, limit)), None) = (charged.next(), charged.next()) else { return None };
+        let plain = limit.mode == Mode::Enforce
+            && limit.charge_on == ChargeOn::Allow
+            && matches!(limit.kind(), Kind::Bucket | Kind::Fixed | Kind::Sliding)
+            && limit.on.is_none()
+            && limit.except.is_empty();
+        let [Part::Slot(slot)] = *limit.per else { return None };
+        let quota = limit.quotas.same().copied().flatten().filter(|_| plain)?;
+        if let Quota::Unlimited(_) = quota {
+            return None;
+        }
         Some(Self {
             slot,
             limit_index: index as u16,
             limit: limit.id,
-            cost: limit.unasked_cost,
-            quota: limit.quota,
+            cost: limit.unasked_cost(*limit.costs.same()?),
+            quota,
             space: limit.space,
         })
     }
@@ -95,6 +156,8 @@ pub enum SlotUse {
     Route,
     /// It is part of a key.
     Key,
+    /// It picks a limit, or a number from a table.
+    Select,
     /// It is only shown in headers or body.
     Text,
 }
@@ -105,6 +168,7 @@ impl SlotUse {
         match self {
             Self::Route => "route",
             Self::Key => "key",
+            Self::Select => "select",
             Self::Text => "text",
         }
     }
@@ -115,6 +179,8 @@ impl SlotUse {
 pub enum Mode {
     /// It is.
     Enforce,
+    /// It is charged and told, and decides nothing.
+    Shadow,
     /// It is known and explained, but never charged.
     Off,
 }
@@ -124,6 +190,7 @@ impl Mode {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Enforce => "enforce",
+            Self::Shadow => "shadow",
             Self::Off => "off",
         }
     }
@@ -153,9 +220,9 @@ impl Unavailable {
 pub struct Limit {
     /// Name of the limit.
     pub name: Box<str>,
-    /// Name of the window; empty for a bucket.
+    /// Name of the window; empty for kinds that have none.
     pub window: Box<str>,
-    /// Its numbers.
+    /// Its numbers, if they are the same for all requests; else those of one of them.
     pub quota: Quota,
     /// Whose counters the table counts together.
     pub id: LimitId,
@@ -167,26 +234,50 @@ pub struct Limit {
     pub when_unavailable: Unavailable,
     /// Index in [`Handle::meters`] of what it charges.
     pub meter: u16,
+    /// Whether that is `requests`, of which a check that says nothing brings one.
+    pub(super) of_requests: bool,
     /// Units charged for one unit of the meter.
-    pub cost: u64,
-    /// Units charged by a request that names no cost for the meter: one of `requests`, none of
-    /// any other.
-    pub(super) unasked_cost: u64,
-    /// Indexes in [`Handle::slots`] of the attributes that make its key.
-    pub per: Box<[u16]>,
+    pub(super) costs: Values<u64>,
+    /// Its numbers; `None` where tables leave this window out.
+    pub(super) quotas: Values<Option<Quota>>,
+    /// Slot of the customer's tier, where values depend on it.
+    pub(super) tier_slot: u16,
+    /// Where its windows lie, of calendar windows.
+    pub(super) calendar: Option<CalendarWindow>,
+    /// Which requests it is charged for.
+    pub(super) charge_on: ChargeOn,
+    /// How long to tell a denied request to wait where that depends on others.
+    pub(super) retry_after: Option<Nanos>,
+    /// What makes its key.
+    pub(super) per: Box<[Part]>,
     /// Whether a request without one of the attributes opts out of the limit.
     pub skip_missing: bool,
     pub(super) space: KeySpace,
-    /// Sets of routes of which the request must be in one; `None` is any request.
-    pub(super) on: Option<Sets>,
-    /// Sets of routes of which the request must be in none.
-    pub(super) except: Sets,
+    /// Which requests it is for; `None` is any.
+    pub(super) on: Option<Matcher>,
+    /// Which of them it is not for.
+    pub(super) except: Matcher,
 }
 
 impl Limit {
     /// Which kind of limit it is.
     pub const fn kind(&self) -> Kind {
         self.quota.kind()
+    }
+
+    /// What its verdict does.
+    pub(super) fn effect(&self) -> Effect {
+        match self.mode {
+            Mode::Shadow => Effect::Shadow,
+            Mode::Enforce | Mode::Off => Effect::Enforce,
+        }
+    }
+
+    /// Units charged by a request that names no cost for the meter: one of `requests`, none of
+    /// any other.
+    #[inline]
+    pub(super) fn unasked_cost(&self, cost: u64) -> u64 {
+        if self.of_requests { cost } else { 0 }
     }
 }
 
@@ -272,6 +363,11 @@ impl Handle {
     /// Names of the headers of an answer, in the order of their values.
     pub fn header_names(&self) -> impl ExactSizeIterator<Item = &str> {
         self.answers.header_names()
+    }
+
+    /// The rules that come before all limits.
+    pub fn rules(&self) -> &[Rule] {
+        &self.rules
     }
 
     /// What to answer if nothing can be decided.

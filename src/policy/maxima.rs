@@ -17,6 +17,21 @@ pub const NAME_BYTES_MAX: usize = 64;
 /// Entries of one list: routes of a class, of `on` or of `except`.
 pub const LIST_ENTRIES_MAX: usize = 1024;
 
+/// Routes of one API, those that several lists name counted again.
+pub const ROUTES_MAX: usize = 8192;
+
+/// Tables of values within one another.
+pub const NESTED_TABLES_MAX: usize = 6;
+
+/// Values of one table of values, all its tables together.
+pub const VALUES_MAX: usize = 8192;
+
+/// Rules of one API that deny or let pass.
+pub const RULES_MAX: usize = 1024;
+
+/// Bytes of a text that a policy names, rendered; a longer one is cut.
+pub const TEXT_BYTES_MAX: usize = 1024;
+
 /// Segments of one route.
 pub const ROUTE_SEGMENTS_MAX: usize = 64;
 

@@ -18,13 +18,27 @@ mod quota_text;
 
 mod route;
 
+mod address;
+
+mod facts;
+
+mod matcher;
+
+mod values;
+
 mod moment;
+
+mod calendar;
+
+mod key;
 
 mod field;
 
 mod template;
 
 mod presets;
+
+mod structured;
 
 mod parse;
 
@@ -33,6 +47,10 @@ mod fingerprint;
 mod compile;
 
 mod handle;
+
+mod subject;
+
+mod overrides;
 
 mod resolve;
 
@@ -45,8 +63,10 @@ mod describe;
 pub use answer::Rendered;
 pub(crate) use error::did_you_mean;
 pub use error::{LoadError, LoadErrors};
-pub use handle::{Handle, Limit, Mode, One, Slot, SlotUse, Unavailable};
-pub use resolve::{Found, Request, ResolveError, Resolved, Scratch};
+pub use handle::{Handle, Limit, Mode, One, Rule, RuleEffect, Slot, SlotUse, Unavailable};
+pub use overrides::{Override, Overrides};
+pub use resolve::{Context, Found, Request, ResolveError, Resolved, Scratch};
+pub use subject::{Account, Identities};
 pub use script::{Failure, Test, TestOutcome, TestReport, render_report};
 
 use crate::engine::command::LimitId;

@@ -105,6 +105,34 @@ impl Route {
         Ok(Self { method, segments, rest })
     }
 
+    /// The route as it is written.
+    pub(super) fn text(&self) -> String {
+        let mut out = self.method.as_ref().map_or_else(String::new, |method| format!("{method} "));
+        for segment in &self.segments {
+            out.push('/');
+            match segment {
+                Segment::Literal(literal) => out.push_str(&String::from_utf8_lossy(literal)),
+                Segment::Any(name) => {
+                    out.push(':');
+                    out.push_str(name);
+                }
+            }
+        }
+        match (self.segments.is_empty(), self.rest) {
+            (true, true) => out.push('*'),
+            (true, false) => out.push('/'),
+            (false, true) => out.push_str("/*"),
+            (false, false) => {}
+        }
+        out
+    }
+
+    /// Where among a path's segments the one is that is called `name`, from 0.
+    pub(super) fn place_of(&self, name: &str) -> Option<usize> {
+        let is_called = |segment: &Segment| matches!(segment, Segment::Any(known) if known == name);
+        self.segments.iter().position(is_called)
+    }
+
     /// Whether every request that takes `other` takes this route too.
     pub(super) fn covers(&self, other: &Self) -> bool {
         if self.method.is_some() && self.method != other.method {
@@ -312,6 +340,27 @@ impl Sets {
         Self(words.into())
     }
 
+    /// Whether there is none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.iter().all(|word| *word == 0)
+    }
+
+    /// Whether this set is one of them.
+    pub(super) fn has(&self, id: SetId) -> bool {
+        Router::is_in(id, &self.0)
+    }
+
+    /// Their numbers.
+    pub(super) fn ids(&self) -> impl Iterator<Item = SetId> {
+        let bits = self.0.len() * 64;
+        (0..bits).map(|id| id as SetId).filter(|id| self.has(*id))
+    }
+
+    /// One bit for each of the sets from 0.
+    pub(super) fn bits(&self) -> &[u64] {
+        &self.0
+    }
+
     /// Whether any of these sets is in `matched`.
     pub(super) fn meet(&self, matched: &[u64]) -> bool {
         self.0.iter().zip(matched).any(|(mine, matched)| mine & matched != 0)
@@ -358,6 +407,12 @@ impl Router {
             router.add(set, route);
         }
         router
+    }
+
+    /// Whether a set is among those that a request matched.
+    #[inline]
+    pub(super) fn is_in(set: SetId, matched: &[u64]) -> bool {
+        matched.get(usize::from(set / 64)).is_some_and(|word| word >> (set % 64) & 1 == 1)
     }
 
     fn add(&mut self, set: SetId, route: &Route) {

@@ -2,21 +2,30 @@
 
 use core::fmt::Write;
 
-use crate::engine::command::Charge;
+use std::collections::HashMap;
+
+use crate::engine::command::{Amend, Charge};
 use crate::engine::decision::{Decision, Reading, Verdict};
+use crate::engine::key::Seed;
+use crate::engine::permit::PermitId;
+use crate::engine::quota::UNITS_MAX;
 use crate::engine::table::{Pinned, Stamp, Table};
 use crate::engine::time::{Nanos, Now, Timestamp, UtcTime};
 
 use super::answer::Rendered;
 use super::error::{Errors, did_you_mean, line_and_column};
-use super::handle::{Handle, SlotUse};
-use super::parse::{StepText, TestText};
-use super::resolve::{REQUESTS, Request, Scratch};
-use super::tree::Text;
+use super::handle::{Handle, RuleEffect, SlotUse};
+use super::parse::{ActionText, StepText, TestText};
+use super::quota_text::{self, Measure};
+use super::resolve::{Context, REQUESTS, Request, Resolved, Scratch};
+use super::tree::{Node, Text, Value};
 use super::{Policy, Source};
 
 /// Counters that the table of one test may hold.
 const KEYS_MAX: u64 = 1 << 20;
+
+/// Tests run on tables of their own; nobody has to guess permits of them.
+const SEED: Seed = Seed::new([0; 16]);
 
 /// One `[[test]]`.
 #[derive(Clone, Debug)]
@@ -46,12 +55,15 @@ impl Test {
     }
 }
 
-/// One request, sent so many times, and what must come of it.
+/// One request, sent so many times, and what must come of it; or a change of what an earlier one
+/// took.
 #[derive(Clone, Debug)]
 struct Step {
     line: usize,
     at: Nanos,
-    send: String,
+    action: Action,
+    /// The step in a few words.
+    said: String,
     values: Vec<Option<Vec<u8>>>,
     costs: Vec<u64>,
     times: u64,
@@ -59,14 +71,27 @@ struct Step {
     status: Option<u16>,
     /// Index among the handle's headers; no value: left out.
     headers: Vec<(usize, Option<String>)>,
-    body: Option<String>,
+    /// No text: no body.
+    body: Option<Option<String>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Action {
+    /// Sends the request; what it is given of concurrency limits gets this name.
+    Send { permit: Option<String> },
+    /// Gives back the permit of this name.
+    Release(String),
+    /// Moves the counter that the request has in a limit, or in one window of it.
+    Adjust { limit: String, window: Option<String>, amend: Amend },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Expected {
     Allow,
-    /// By any limit, by a limit, by one of its windows.
+    /// By anything, by a limit or rule, by one of its windows.
     Deny(Option<(String, Option<String>)>),
+    /// By a rule that lets pass.
+    Bypass,
 }
 
 /// What came of all tests of a policy.
@@ -138,11 +163,20 @@ pub(super) fn compile(
     };
     let source = sources.get(text.span.source as usize)?;
     let line = |at: u32| line_and_column(source.text, at as usize).0;
-    let steps = text
-        .steps
-        .iter()
-        .filter_map(|step| compile_step(step, handle, line(step.span.start), errors))
-        .collect();
+    let mut permits: Vec<&str> = Vec::new();
+    let mut steps = Vec::new();
+    for step in &text.steps {
+        match &step.action {
+            ActionText::Send { permit: Some(permit), .. } => permits.push(&permit.value),
+            ActionText::Release(permit) if !permits.contains(&permit.value.as_str()) => {
+                let message = format!("no step above is given a permit called `{}`", permit.value);
+                let help = "a step names what it is given: `permit = \"a\"`";
+                errors.push_with_help(permit.span, message, help);
+            }
+            _ => {}
+        }
+        steps.extend(compile_step(step, handle, line(step.span.start), errors));
+    }
     Some(Test {
         name: text.name.clone(),
         source: source.name.to_owned(),
@@ -160,21 +194,36 @@ fn compile_step(
     errors: &mut Errors,
 ) -> Option<Step> {
     let before = errors.len();
-    let values = compile_send(&text.send, handle, errors);
-    let expect = text.expect.as_ref().and_then(|expect| compile_expect(expect, handle, errors));
     let mut costs = Vec::new();
-    for (meter, cost) in &text.costs {
-        let name = meter.as_ref().map_or(REQUESTS, |meter| &meter.value);
-        let Some(index) = handle.meter(name) else {
-            let span = meter.as_ref().map_or(text.span, |meter| meter.span);
-            let help = format!("meters are {}", handle.meters().join(", "));
-            errors.push_with_help(span, format!("no limit reads the meter `{name}`"), help);
-            continue;
-        };
-        let default = |index: usize| u64::from(&*handle.meters()[index] == REQUESTS);
-        costs.extend((costs.len()..=index).map(default));
-        costs[index] = *cost;
-    }
+    let (action, said, values) = match &text.action {
+        ActionText::Send { send, costs: amounts, permit } => {
+            for (meter, amount) in amounts {
+                add_cost(meter.as_ref(), amount, text, handle, &mut costs, errors);
+            }
+            let permit = permit.as_ref().map(|permit| permit.value.clone());
+            (Action::Send { permit }, &send.value, compile_send(send, handle, errors))
+        }
+        ActionText::Release(permit) => {
+            (Action::Release(permit.value.clone()), &permit.value, Some(Vec::new()))
+        }
+        ActionText::Adjust { limit, send, by } => {
+            let amend = amendment(limit, by, handle, errors);
+            let named = limit_of(limit, handle, errors);
+            let (name, window) = named.unwrap_or_default();
+            let action = Action::Adjust {
+                limit: name,
+                window,
+                amend: amend.unwrap_or(Amend::Add(0)),
+            };
+            (action, &send.value, compile_send(send, handle, errors))
+        }
+    };
+    let said = match &action {
+        Action::Send { .. } => said.clone(),
+        Action::Release(_) => format!("release {said}"),
+        Action::Adjust { limit, .. } => format!("adjust {limit}: {said}"),
+    };
+    let expect = text.expect.as_ref().and_then(|expect| compile_expect(expect, handle, errors));
     let mut headers = Vec::new();
     for (name, value) in &text.headers {
         let same = |known: &str| known.eq_ignore_ascii_case(&name.value);
@@ -193,7 +242,8 @@ fn compile_step(
     (errors.len() == before).then(|| Step {
         line,
         at: text.at,
-        send: text.send.value.clone(),
+        action,
+        said,
         values,
         costs,
         times: text.times,
@@ -202,6 +252,98 @@ fn compile_step(
         headers,
         body: text.body.clone(),
     })
+}
+
+/// Notes the amount that a request brings of a meter.
+fn add_cost(
+    meter: Option<&Text>,
+    amount: &Node,
+    text: &StepText,
+    handle: &Handle,
+    costs: &mut Vec<u64>,
+    errors: &mut Errors,
+) {
+    let name = meter.map_or(REQUESTS, |meter| &meter.value);
+    let Some(index) = handle.meter(name) else {
+        let span = meter.map_or(text.span, |meter| meter.span);
+        let help = format!("meters are {}", handle.meters().join(", "));
+        errors.push_with_help(span, format!("no limit reads the meter `{name}`"), help);
+        return;
+    };
+    let default = |index: usize| u64::from(&*handle.meters()[index] == REQUESTS);
+    costs.extend((costs.len()..=index).map(default));
+    if let Some((amount, false)) = signed(amount, Measure::of(name), errors) {
+        costs[index] = amount;
+    }
+}
+
+/// An amount, which may be negative where that makes sense: its size, and whether it is.
+fn signed(node: &Node, measure: Measure, errors: &mut Errors) -> Option<(u64, bool)> {
+    let found = match &node.value {
+        Value::Integer(Some(number)) => Some((number.unsigned_abs(), *number < 0)),
+        Value::Text(text) => {
+            let (rest, negative) = match text.value.strip_prefix('-') {
+                Some(rest) => (rest, true),
+                None => (text.value.as_str(), false),
+            };
+            match quota_text::amount_alone(rest, measure) {
+                Ok(amount) => Some((amount, negative)),
+                Err(error) => {
+                    errors.push(text.span, error.message);
+                    return None;
+                }
+            }
+        }
+        _ => None,
+    };
+    let found = found.filter(|(amount, _)| *amount <= UNITS_MAX);
+    if found.is_none() {
+        let message = format!("found {}, allowed is an amount up to 2^53", node.value.kind());
+        errors.push(node.span, message);
+    }
+    found
+}
+
+fn amendment(
+    limit: &Text,
+    by: &Node,
+    handle: &Handle,
+    errors: &mut Errors,
+) -> Option<Amend> {
+    let name = limit.value.split('.').next().unwrap_or_default();
+    let known = handle.limits().iter().find(|known| *known.name == *name);
+    let meter = known.and_then(|limit| handle.meters().get(usize::from(limit.meter)));
+    let measure = meter.map_or(Measure::Count, |meter| Measure::of(meter));
+    Some(match signed(by, measure, errors)? {
+        (units, false) => Amend::Add(units),
+        (units, true) => Amend::GiveBack(units),
+    })
+}
+
+/// A limit of the handle, or one window of it.
+fn limit_of(
+    text: &Text,
+    handle: &Handle,
+    errors: &mut Errors,
+) -> Option<(String, Option<String>)> {
+    let limit = text.value.as_str();
+    let (name, window) = match limit.split_once('.') {
+        Some((name, window)) => (name, Some(window)),
+        None => (limit, None),
+    };
+    let known = handle.limits().iter().any(|limit| {
+        *limit.name == *name && window.is_none_or(|window| *limit.window == *window)
+    });
+    if !known {
+        let names = || handle.limits().iter().map(|limit| &*limit.name);
+        let mut all: Vec<&str> = names().collect();
+        all.dedup();
+        let help = did_you_mean(name, names())
+            .unwrap_or_else(|| format!("limits are {}", all.join(", ")));
+        errors.push_with_help(text.span, format!("unknown limit `{limit}`"), help);
+        return None;
+    }
+    Some((name.to_owned(), window.map(str::to_owned)))
 }
 
 /// `METHOD PATH name=value ...` as the values of slots.
@@ -253,24 +395,12 @@ fn compile_expect(text: &Text, handle: &Handle, errors: &mut Errors) -> Option<E
     let expected = match (words.next(), words.next(), words.next()) {
         (Some("allow"), None, None) => Expected::Allow,
         (Some("deny"), None, None) => Expected::Deny(None),
-        (Some("deny"), Some(limit), None) => {
-            let (name, window) = match limit.split_once('.') {
-                Some((name, window)) => (name, Some(window)),
-                None => (limit, None),
-            };
-            let known = handle.limits().iter().any(|limit| {
-                *limit.name == *name && window.is_none_or(|window| *limit.window == *window)
-            });
-            if !known {
-                let names = || handle.limits().iter().map(|limit| &*limit.name);
-                let mut all: Vec<&str> = names().collect();
-                all.dedup();
-                let help = did_you_mean(name, names())
-                    .unwrap_or_else(|| format!("limits are {}", all.join(", ")));
-                errors.push_with_help(text.span, format!("unknown limit `{limit}`"), help);
-                return None;
+        (Some("bypass"), None, None) => Expected::Bypass,
+        (Some("deny"), Some(what), None) => {
+            if handle.rules().iter().any(|rule| *rule.code == *what) {
+                return Some(Expected::Deny(Some((what.to_owned(), None))));
             }
-            Expected::Deny(Some((name.to_owned(), window.map(str::to_owned))))
+            Expected::Deny(Some(limit_of(&text.part_named(what), handle, errors)?))
         }
         _ => {
             let message = format!("`{}` is no decision", text.value);
@@ -296,13 +426,14 @@ impl Policy {
             failures: Vec::new(),
         };
         let Some(handle) = self.handle_of(&test.api, None) else { return outcome };
-        let table = Table::new(KEYS_MAX);
+        let table = Table::new(KEYS_MAX, &SEED);
         for limit in self.limits() {
             if let Some(keys_max) = limit.keys_max {
                 table.limit_cap(limit.id, keys_max);
             }
         }
-        let mut run = Run { handle, table: &table, buffers: Buffers::default() };
+        let mut run =
+            Run { handle, table: &table, buffers: Buffers::default(), permits: HashMap::new() };
         for step in &test.steps {
             run.step(step, test.start, &mut outcome);
             if !outcome.failures.is_empty() {
@@ -318,6 +449,7 @@ struct Run<'a> {
     handle: &'a Handle,
     table: &'a Table,
     buffers: Buffers,
+    permits: HashMap<String, PermitId>,
 }
 
 #[derive(Default)]
@@ -329,20 +461,58 @@ struct Buffers {
     rendered: Rendered,
 }
 
+/// What came of a request.
+enum Answered {
+    Ruled(Resolved),
+    Decided(Resolved, Decision),
+}
+
 impl Run<'_> {
     fn step(&mut self, step: &Step, start: UtcTime, outcome: &mut TestOutcome) {
         let now = Now { time: Timestamp::from_nanos(step.at.get()), utc: start.after(step.at) };
         let values: Vec<Option<&[u8]>> = step.values.iter().map(Option::as_deref).collect();
         let request = Request { values: &values, costs: &step.costs };
         let pinned = self.table.pin();
+        let mut compare = Compare { step, time: 1, outcome };
+        let permit_name = match &step.action {
+            Action::Send { permit } => permit.as_ref(),
+            Action::Release(name) => {
+                let released = self.permits.get(name).map(|permit| {
+                    let mut stamp = Stamp::new(|| now);
+                    pinned.release(*permit, &mut stamp)
+                });
+                if released.is_none_or(|units| units == 0) {
+                    compare.differs("permit", "nothing held".to_owned(), "a permit".to_owned());
+                }
+                return;
+            }
+            Action::Adjust { limit, window, amend } => {
+                let of = (limit.as_str(), window.as_deref());
+                let adjusted =
+                    self.buffers.adjust(self.handle, &request, &pinned, now, of, *amend);
+                if let Err(found) = adjusted {
+                    compare.differs("adjustment", found, "an adjusted counter".to_owned());
+                }
+                return;
+            }
+        };
         for time in 1..=step.times {
-            let mut compare = Compare { step, time, outcome };
-            let decision = match self.buffers.decide(self.handle, &request, &pinned, now) {
-                Ok(decision) => decision,
+            compare.time = time;
+            let answered = match self.buffers.decide(self.handle, &request, &pinned, now) {
+                Ok(answered) => answered,
                 Err(found) => return compare.differs("decision", found, step.expected()),
             };
+            if let (Answered::Decided(_, decision), Some(name)) = (&answered, permit_name) {
+                match decision.permit {
+                    Some(permit) => drop(self.permits.insert(name.clone(), permit.id)),
+                    None => {
+                        let expected = format!("a permit called {name}");
+                        return compare.differs("permit", "none".to_owned(), expected);
+                    }
+                }
+            }
             if let Some(expected) = &step.expect {
-                let found = self.found(&decision);
+                let found = self.found(&answered);
                 if expected.is(&found) {
                     compare.outcome.passed += 1;
                 } else {
@@ -350,54 +520,131 @@ impl Run<'_> {
                 }
             }
             if time == step.times {
-                self.buffers.render(self.handle, &request, &decision);
+                self.buffers.render(self.handle, &request, &answered);
                 compare.answer(self.handle, &self.buffers.rendered);
             }
         }
     }
 
-    fn found(&self, decision: &Decision) -> FoundDecision<'_> {
+    fn found(&self, answered: &Answered) -> FoundDecision<'_> {
+        let (resolved, decision) = match answered {
+            Answered::Decided(resolved, decision) => (resolved, decision),
+            Answered::Ruled(resolved) => {
+                let rule = resolved.rule.and_then(|rule| {
+                    self.handle.rules().get(usize::from(rule))
+                });
+                let bypassed = rule.is_some_and(|rule| rule.effect == RuleEffect::Bypass);
+                let verdict = if bypassed { Verdict::Allow } else { Verdict::Deny };
+                let code = rule.map_or("", |rule| &*rule.code);
+                return FoundDecision { verdict, bypassed, limit: (code, "") };
+            }
+        };
+        debug_assert!(resolved.rule.is_none());
         let binding = decision.binding.and_then(|place| self.buffers.limits.get(place));
         let limit = binding.map(|index| &self.handle.limits()[usize::from(*index)]);
         FoundDecision {
             verdict: decision.verdict,
+            bypassed: false,
             limit: limit.map_or(("", ""), |limit| (&*limit.name, &*limit.window)),
         }
     }
 }
 
 impl Buffers {
+    fn resolve(
+        &mut self,
+        handle: &Handle,
+        request: &Request<'_>,
+        now: Now,
+    ) -> Result<Resolved, String> {
+        self.charges.clear();
+        self.limits.clear();
+        let context = Context::at(now.utc);
+        handle
+            .resolve(
+                request,
+                &context,
+                &mut self.scratch,
+                &mut self.charges,
+                &mut self.limits,
+            )
+            .map_err(|error| format!("no decision: {}", error.describe(handle)))
+    }
+
     fn decide(
         &mut self,
         handle: &Handle,
         request: &Request<'_>,
         table: &Pinned<'_>,
         now: Now,
-    ) -> Result<Decision, String> {
-        self.charges.clear();
-        self.limits.clear();
-        handle
-            .resolve(request, &mut self.scratch, &mut self.charges, &mut self.limits)
-            .map_err(|error| format!("no decision: {}", error.describe(handle)))?;
-        table
+    ) -> Result<Answered, String> {
+        let resolved = self.resolve(handle, request, now)?;
+        if resolved.rule.is_some() {
+            return Ok(Answered::Ruled(resolved));
+        }
+        let decision = table
             .check(&self.charges, &mut Stamp::new(|| now), &mut self.readings)
-            .map_err(|refusal| format!("no decision: {refusal}"))
+            .map_err(|refusal| format!("no decision: {refusal}"))?;
+        Ok(Answered::Decided(resolved, decision))
     }
 
-    fn render(&mut self, handle: &Handle, request: &Request<'_>, decision: &Decision) {
-        handle.render(&self.limits, request, decision, &self.readings, &mut self.rendered);
+    /// Moves the counters that a request has in a limit.
+    fn adjust(
+        &mut self,
+        handle: &Handle,
+        request: &Request<'_>,
+        table: &Pinned<'_>,
+        now: Now,
+        (name, window): (&str, Option<&str>),
+        amend: Amend,
+    ) -> Result<(), String> {
+        self.resolve(handle, request, now)?;
+        let of_limit = |index: &u16| {
+            let limit = &handle.limits()[usize::from(*index)];
+            *limit.name == *name && window.is_none_or(|window| *limit.window == *window)
+        };
+        let charges: Vec<Charge> = self
+            .charges
+            .iter()
+            .zip(&self.limits)
+            .filter(|(_, index)| of_limit(index))
+            .map(|(charge, _)| *charge)
+            .collect();
+        let (amended, _) = table
+            .amend(&charges, amend, &mut Stamp::new(|| now), &mut self.readings)
+            .map_err(|refusal| refusal.to_string())?;
+        if amended == 0 { Err("the request has no counter there".to_owned()) } else { Ok(()) }
+    }
+
+    fn render(&mut self, handle: &Handle, request: &Request<'_>, answered: &Answered) {
+        match answered {
+            Answered::Ruled(resolved) => {
+                handle.render_ruled(resolved, request, &mut self.rendered);
+            }
+            Answered::Decided(resolved, decision) => handle.render(
+                resolved,
+                &self.limits,
+                request,
+                decision,
+                &self.readings,
+                &mut self.rendered,
+            ),
+        }
     }
 }
 
 struct FoundDecision<'a> {
     verdict: Verdict,
+    bypassed: bool,
     limit: (&'a str, &'a str),
 }
 
 impl core::fmt::Display for FoundDecision<'_> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match (self.verdict, self.limit) {
+            (Verdict::Allow, _) if self.bypassed => f.write_str("bypass"),
             (Verdict::Allow, _) => f.write_str("allow"),
+            (Verdict::Deny, ("", "")) => f.write_str("deny"),
             (Verdict::Deny, (name, "")) => write!(f, "deny {name}"),
             (Verdict::Deny, (name, window)) => write!(f, "deny {name}.{window}"),
         }
@@ -407,6 +654,7 @@ impl core::fmt::Display for FoundDecision<'_> {
 impl Expected {
     fn is(&self, found: &FoundDecision<'_>) -> bool {
         match (self, found.verdict) {
+            (Self::Bypass, Verdict::Allow) => found.bypassed,
             (Self::Allow, Verdict::Allow) | (Self::Deny(None), Verdict::Deny) => true,
             (Self::Deny(Some((name, window))), Verdict::Deny) => {
                 name == found.limit.0
@@ -422,6 +670,7 @@ impl Step {
         match &self.expect {
             None => "a decision".to_owned(),
             Some(Expected::Allow) => "allow".to_owned(),
+            Some(Expected::Bypass) => "bypass".to_owned(),
             Some(Expected::Deny(None)) => "deny".to_owned(),
             Some(Expected::Deny(Some((name, None)))) => format!("deny {name}"),
             Some(Expected::Deny(Some((name, Some(window))))) => format!("deny {name}.{window}"),
@@ -447,7 +696,7 @@ impl Compare<'_> {
             self.value(name, &shown(found), &shown(expected.as_deref()));
         }
         if let Some(expected) = &self.step.body {
-            self.value("body", &shown(rendered.body()), &shown(Some(expected)));
+            self.value("body", &shown(rendered.body()), &shown(expected.as_deref()));
         }
     }
 
@@ -462,7 +711,7 @@ impl Compare<'_> {
     fn differs(&mut self, what: &str, found: String, expected: String) {
         self.outcome.failures.push(Failure {
             line: self.step.line,
-            send: self.step.send.clone(),
+            send: self.step.said.clone(),
             time: (self.time, self.step.times),
             what: what.to_owned(),
             found,

@@ -8,7 +8,10 @@ use core::ops::Range;
 
 use super::error::{Errors, did_you_mean};
 use super::field::Field;
-use super::maxima::{BODY_BYTES_MAX, HEADER_VALUE_BYTES_MAX, NAME_BYTES_MAX, VALUE_BYTES_MAX};
+use super::maxima::{
+    BODY_BYTES_MAX, HEADER_VALUE_BYTES_MAX, NAME_BYTES_MAX, TEXT_BYTES_MAX, VALUE_BYTES_MAX,
+};
+use super::presets::PolicyForm;
 use super::tree::Text;
 
 /// Bytes of the longest value that is not an attribute's: a moment or a name.
@@ -29,16 +32,36 @@ pub(super) enum Placeholder {
     Attribute(u16),
     /// A figure of a limit: index among the API's limits.
     Limit(u16, Field),
-    /// A figure of the limit that feeds the preset.
-    Fed(Field),
+    /// A figure of the limit that feeds a header of a preset: index among the answers' feeds.
+    Fed(u16, Field),
+    /// Its name.
+    FedName(u16),
+    /// `"name";r=50;t=30` of it.
+    FedItem(u16),
+    /// Every limit that applies, with its quota and window.
+    Policies(PolicyForm),
+    /// The customer's tier.
+    Tier,
+    /// What people call it.
+    TierName,
+    /// A text of the policy, by its index.
+    Text(u16),
 }
 
 impl Placeholder {
     fn is_number(self) -> bool {
         match self {
-            Self::BindingName | Self::BindingWindow | Self::Attribute(_) => false,
+            Self::BindingName
+            | Self::BindingWindow
+            | Self::Attribute(_)
+            | Self::FedName(_)
+            | Self::FedItem(_)
+            | Self::Policies(_)
+            | Self::Tier
+            | Self::TierName
+            | Self::Text(_) => false,
             Self::RetryAfter => true,
-            Self::Binding(field) | Self::Limit(_, field) | Self::Fed(field) => field.is_number(),
+            Self::Binding(field) | Self::Limit(_, field) | Self::Fed(_, field) => field.is_number(),
         }
     }
 }
@@ -71,12 +94,42 @@ pub(super) struct Names<'a> {
     pub(super) attributes: &'a mut Vec<String>,
     /// Whether a limit could not be read, so that an unknown name may be its name.
     pub(super) incomplete: bool,
+    /// Names of the policy's texts.
+    pub(super) texts: &'a [String],
+    /// Whether the API has tiers.
+    pub(super) has_tiers: bool,
+    /// Set where a template shows the customer's tier.
+    pub(super) shows_tier: &'a mut bool,
 }
 
 impl Template {
     /// The template that is one placeholder alone, in a header.
     pub(super) fn header_value(placeholder: Placeholder) -> Self {
-        Self { parts: vec![Part::Value { placeholder, place: Place::Header }] }
+        Self::header_parts([Err(placeholder)])
+    }
+
+    /// The header template of texts and placeholders.
+    pub(super) fn header_parts(
+        parts: impl IntoIterator<Item = Result<&'static str, Placeholder>>,
+    ) -> Self {
+        let part = |part| match part {
+            Ok(text) => Part::Literal(str::to_owned(text)),
+            Err(placeholder) => Part::Value { placeholder, place: Place::Header },
+        };
+        Self { parts: parts.into_iter().map(part).collect() }
+    }
+
+    /// Reads a text that headers and bodies may show, which is cut to [`TEXT_BYTES_MAX`].
+    pub(super) fn text(text: &Text, names: &mut Names<'_>, errors: &mut Errors) -> Option<Self> {
+        let before = errors.len();
+        if text.value.len() > TEXT_BYTES_MAX {
+            let message =
+                format!("a text of {} bytes, allowed are {TEXT_BYTES_MAX}", text.value.len());
+            errors.push(text.span, message);
+            return None;
+        }
+        let template = Self::read(text, |_| Place::Header, names, errors);
+        (errors.len() == before).then_some(template)
     }
 
     /// The header template that is this text alone.
@@ -175,6 +228,9 @@ impl Template {
                 Part::Literal(literal) => literal.len(),
                 // A byte of an attribute may come out as an escape of six.
                 Part::Value { placeholder: Placeholder::Attribute(_), .. } => 6 * VALUE_BYTES_MAX,
+                Part::Value { placeholder: Placeholder::Text(_) | Placeholder::TierName, .. } => {
+                    6 * TEXT_BYTES_MAX
+                }
                 Part::Value { .. } => VALUE_PART_BYTES_MAX,
             })
             .sum();
@@ -217,6 +273,23 @@ impl Template {
         // Only ASCII was written, so every place is between characters.
         out.truncate(out.len().min(start + HEADER_VALUE_BYTES_MAX));
         true
+    }
+
+    /// Writes a text; a placeholder without a value is empty.
+    pub(super) fn write_text(&self, values: &impl Values, out: &mut String) {
+        let start = out.len();
+        for part in &self.parts {
+            // A `String` takes all that is written.
+            let _ = match part {
+                Part::Literal(literal) => out.write_str(literal).map(|()| true),
+                Part::Value { placeholder, .. } => values.write(*placeholder, out),
+            };
+        }
+        let mut end = out.len().min(start + TEXT_BYTES_MAX);
+        while !out.is_char_boundary(end) {
+            end -= 1;
+        }
+        out.truncate(end);
     }
 
     /// Writes a body.
@@ -311,7 +384,31 @@ fn resolve(inner: &str, names: &mut Names<'_>) -> Result<Placeholder, Problem> {
         ["binding", "window"] => Ok(Placeholder::BindingWindow),
         ["binding", field] => Ok(Placeholder::Binding(named_field(field, ["name", "window"])?)),
         ["attr", name] => attribute(name, names),
-        ["tier" | "text", ..] => Err((format!("`{{{inner}}}` is not supported yet"), None)),
+        ["tier", ..] if !names.has_tiers => {
+            let help = "name them: `tiers = [\"free\", …]`".to_owned();
+            Err(("the API has no tiers".to_owned(), Some(help)))
+        }
+        ["tier"] => {
+            *names.shows_tier = true;
+            Ok(Placeholder::Tier)
+        }
+        ["tier", "name"] => {
+            *names.shows_tier = true;
+            Ok(Placeholder::TierName)
+        }
+        ["text", name] => match names.texts.iter().position(|known| known == name) {
+            Some(index) => Ok(Placeholder::Text(index as u16)),
+            None => {
+                let known = || names.texts.iter().map(String::as_str);
+                let help = did_you_mean(name, known()).unwrap_or_else(|| {
+                    match known().collect::<Vec<_>>().as_slice() {
+                        [] => "texts are written as `text.NAME = …`, and show no others".to_owned(),
+                        texts => format!("texts are {}", texts.join(", ")),
+                    }
+                });
+                Err((format!("unknown text `{name}`"), Some(help)))
+            }
+        },
         [limit, window, field] => {
             let limit = limit_named(limit, Some(window), names)?;
             Ok(Placeholder::Limit(limit, named_field(field, [])?))
@@ -321,9 +418,9 @@ fn resolve(inner: &str, names: &mut Names<'_>) -> Result<Placeholder, Problem> {
             Ok(Placeholder::Limit(limit, named_field(field, [])?))
         }
         _ => {
-            let words = ["retry_after", "binding", "attr"];
+            let words = ["retry_after", "binding", "attr", "tier", "text"];
             let help = did_you_mean(inner, words).unwrap_or_else(|| {
-                "known are retry_after, binding.…, attr.… and the limits".to_owned()
+                "known are retry_after, binding.…, attr.…, tier, text.… and the limits".to_owned()
             });
             Err((format!("unknown placeholder `{{{inner}}}`"), Some(help)))
         }
@@ -344,7 +441,7 @@ fn attribute(name: &str, names: &mut Names<'_>) -> Result<Placeholder, Problem> 
         return Err((format!("`{name}` is no name of an attribute"), None));
     }
     if matches!(name, "method" | "path") {
-        return Err((format!("`{{attr.{name}}}` is not supported yet"), None));
+        return Err((format!("`{name}` is not shown in answers"), None));
     }
     let known = names.attributes.iter().position(|known| known == name);
     let index = known.unwrap_or_else(|| {
@@ -514,14 +611,28 @@ mod tests {
 
     fn read_json(value: &str) -> Result<Template, Vec<String>> {
         let mut errors = Errors::default();
-        let mut names = Names { limits: &limits(), attributes: &mut Vec::new(), incomplete: false };
+        let mut names = Names {
+            limits: &limits(),
+            attributes: &mut Vec::new(),
+            incomplete: false,
+            texts: &["type".to_owned()],
+            has_tiers: false,
+            shows_tier: &mut false,
+        };
         let template = Template::json(&text(value), &mut names, &mut errors);
         template.ok_or_else(|| problems(errors))
     }
 
     fn read_header(value: &str) -> Result<Template, Vec<String>> {
         let mut errors = Errors::default();
-        let mut names = Names { limits: &limits(), attributes: &mut Vec::new(), incomplete: false };
+        let mut names = Names {
+            limits: &limits(),
+            attributes: &mut Vec::new(),
+            incomplete: false,
+            texts: &["type".to_owned()],
+            has_tiers: false,
+            shows_tier: &mut false,
+        };
         let template = Template::header(&text(value), &mut names, &mut errors);
         template.ok_or_else(|| problems(errors))
     }
@@ -574,7 +685,9 @@ mod tests {
             (r#"{ "a": "{binding.name" }"#, "`{` opens a placeholder that never ends"),
             (r#"{ "a": {binding.name} }"#, "`{binding.name}` is text, and stands outside quotes"),
             (r#"{ "a": 1{retry_after} }"#, "outside quotes a placeholder is a whole value"),
-            (r#"{ "a": "{tier}" }"#, "`{tier}` is not supported yet"),
+            (r#"{ "a": "{tier}" }"#, "the API has no tiers"),
+            (r#"{ "a": "{text.tpye}" }"#, "unknown text `tpye`"),
+            (r#"{ "a": {text.type} }"#, "`{text.type}` is text, and stands outside quotes"),
             (r#"{ "a": "{calls.limit}" }"#, "limit `calls` has several windows"),
             (r#"{ "a": "{calls.week.limit}" }"#, "limit `calls` has no window `week`"),
             (r#"{ "a": 1, }"#, "not JSON: key must be a string"),

@@ -51,6 +51,16 @@ pub(super) struct Text {
 }
 
 impl Text {
+    /// A text that does not stand in the source as it reads.
+    pub(super) fn made(value: String, span: Span) -> Self {
+        Self { value, span, verbatim_at: None }
+    }
+
+    /// This text's place with a part of its characters.
+    pub(super) fn part_named(&self, part: &str) -> Self {
+        Self { value: part.to_owned(), ..self.clone() }
+    }
+
     /// Where a part of the string stands; the whole of it where escapes shift the places.
     pub(super) fn span_of(&self, part: core::ops::Range<usize>) -> Span {
         match self.verbatim_at {

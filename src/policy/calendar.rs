@@ -1,0 +1,143 @@
+//! Where a calendar limit's windows lie: a zone and an anchor, fixed or said by the request.
+
+use crate::engine::kinds::{Boundaries, Period};
+use crate::engine::time::{SECOND, UtcTime};
+
+use super::facts::Facts;
+use super::moment::{self, Anchor, Zone};
+
+/// The windows of a calendar limit.
+#[derive(Clone, Debug)]
+pub(super) struct CalendarWindow {
+    /// Tells this period, zone and anchor from others.
+    pub(super) spec: u64,
+    pub(super) period: Period,
+    pub(super) zone: Said<Zone>,
+    pub(super) anchor: Said<Anchor>,
+}
+
+/// A value that the policy fixes, or one that a request says in the attribute of this slot.
+#[derive(Clone, Debug)]
+pub(super) enum Said<T> {
+    Fixed(T),
+    Slot(u16),
+}
+
+impl<T> Said<T> {
+    /// The slot that it is said in.
+    pub(super) fn slot(&self) -> Option<u16> {
+        match self {
+            Self::Fixed(_) => None,
+            Self::Slot(slot) => Some(*slot),
+        }
+    }
+}
+
+impl<T> Said<T> {
+    fn move_slot(&mut self, slot_of: impl Fn(u16) -> Option<u16>) {
+        if let Self::Slot(slot) = self {
+            *slot = slot_of(*slot).unwrap_or(u16::MAX);
+        }
+    }
+}
+
+/// Windows that one thread found last, so that a check inside the same window does no calendar
+/// arithmetic.
+#[derive(Clone, Debug, Default)]
+pub(super) struct CalendarCache {
+    found: Vec<Found>,
+    oldest: usize,
+}
+
+#[derive(Clone, Debug)]
+struct Found {
+    spec: u64,
+    zone: Vec<u8>,
+    anchor: Vec<u8>,
+    at: Boundaries,
+}
+
+/// Windows that a cache holds.
+const FOUND_MAX: usize = 32;
+
+/// Why a request has no calendar window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NoWindow {
+    /// The slot has no value.
+    Missing(u16),
+    /// The slot's value is no zone or no anchor.
+    Unfit(u16),
+    /// The moment lies past the calendar.
+    Past,
+}
+
+impl CalendarWindow {
+    /// The same with attributes in other slots.
+    pub(super) fn move_slots(&mut self, slot_of: impl Fn(u16) -> Option<u16>) {
+        self.zone.move_slot(&slot_of);
+        self.anchor.move_slot(&slot_of);
+    }
+
+    /// The window that is open at `now`.
+    pub(super) fn at(
+        &self,
+        facts: &Facts<'_>,
+        now: UtcTime,
+        cache: &mut CalendarCache,
+    ) -> Result<Boundaries, NoWindow> {
+        let said = |slot: Option<u16>| match slot {
+            None => Ok(&[][..]),
+            Some(slot) => facts.value(slot).ok_or(NoWindow::Missing(slot)),
+        };
+        let (zone, anchor) = (said(self.zone.slot())?, said(self.anchor.slot())?);
+        let known = cache
+            .found
+            .iter()
+            .find(|found| found.spec == self.spec && found.zone == zone && found.anchor == anchor);
+        if let Some(found) = known {
+            let begins = |secs: u32| UtcTime::from_nanos(u64::from(secs) * SECOND);
+            if begins(found.at.opens_at) <= now && now < begins(found.at.ends_at) {
+                return Ok(found.at);
+            }
+        }
+        self.find(zone, anchor, now, cache)
+    }
+
+    #[cold]
+    fn find(
+        &self,
+        zone: &[u8],
+        anchor: &[u8],
+        now: UtcTime,
+        cache: &mut CalendarCache,
+    ) -> Result<Boundaries, NoWindow> {
+        let text = |bytes| core::str::from_utf8(bytes).ok();
+        let at_zone = match &self.zone {
+            Said::Fixed(zone) => zone.clone(),
+            Said::Slot(slot) => {
+                text(zone).and_then(Zone::named).ok_or(NoWindow::Unfit(*slot))?
+            }
+        };
+        let at_anchor = match &self.anchor {
+            Said::Fixed(anchor) => *anchor,
+            Said::Slot(slot) => text(anchor)
+                .and_then(|text| Anchor::parse(self.period, text))
+                .ok_or(NoWindow::Unfit(*slot))?,
+        };
+        let at = moment::boundaries(&at_zone, self.period, at_anchor, now).ok_or(NoWindow::Past)?;
+        let found = Found { spec: self.spec, zone: zone.to_vec(), anchor: anchor.to_vec(), at };
+        let same = cache
+            .found
+            .iter()
+            .position(|k| k.spec == found.spec && k.zone == found.zone && k.anchor == found.anchor);
+        match same {
+            Some(place) => cache.found[place] = found,
+            None if cache.found.len() < FOUND_MAX => cache.found.push(found),
+            None => {
+                cache.found[cache.oldest] = found;
+                cache.oldest = (cache.oldest + 1) % FOUND_MAX;
+            }
+        }
+        Ok(at)
+    }
+}

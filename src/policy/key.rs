@@ -1,0 +1,157 @@
+//! What makes a limit's key: values of attributes, and what is known of the request's route.
+
+use crate::engine::key::{Key, KeySpace};
+
+use super::address::{self, KEY_BYTES};
+use super::facts::Facts;
+use super::maxima::{KEY_ATTRIBUTES_MAX, VALUE_BYTES_MAX};
+use super::resolve::Found;
+use super::route::{Router, SetId};
+
+/// One part of a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    /// The value of the attribute in this slot.
+    Slot(u16),
+    /// An address in this slot, of IPv6 so many bits.
+    Address { slot: u16, prefix: u8 },
+    /// The name of the customer's tier, which is in this slot.
+    Tier { slot: u16 },
+    /// The method, in slot 0.
+    Method,
+    /// The path in normal form, in slot 1.
+    Path,
+    /// The name of the first of these sets that the request is in: a route's pattern or a class.
+    Set(Box<[(SetId, Box<[u8]>)]>),
+    /// The segment of the path at the place that the first of these routes says.
+    Segment(Box<[(SetId, u16)]>),
+}
+
+/// Stands for the route of a request that takes none of those that a limit tells apart.
+const NO_ROUTE: &[u8] = b"*";
+
+/// What is wrong with the value in a slot.
+pub(super) type Bad = (u16, Found);
+
+/// Why a request that is not in any of the routes with that segment has no key.
+const PATH_SLOT: u16 = 1;
+
+impl Part {
+    /// The value that this part has in the request; of an address, what it says.
+    fn value<'a>(&'a self, facts: &Facts<'a>) -> Result<&'a [u8], Bad> {
+        let is_in = |set: SetId| Router::is_in(set, facts.matched);
+        match self {
+            Self::Slot(slot) | Self::Address { slot, .. } => {
+                let slot = *slot;
+                match facts.value(slot) {
+                    None => Err((slot, Found::Missing)),
+                    Some(value) if value.len() > VALUE_BYTES_MAX => {
+                        let found =
+                            Found::TooLong { bytes: value.len(), bytes_max: VALUE_BYTES_MAX };
+                        Err((slot, found))
+                    }
+                    Some(value) => Ok(value),
+                }
+            }
+            Self::Tier { slot } => facts.tier_name.ok_or_else(|| facts.bad_tier(*slot)),
+            Self::Method => Ok(facts.method),
+            Self::Path if facts.path.len() > VALUE_BYTES_MAX => {
+                let found =
+                    Found::TooLong { bytes: facts.path.len(), bytes_max: VALUE_BYTES_MAX };
+                Err((PATH_SLOT, found))
+            }
+            Self::Path => Ok(facts.path),
+            Self::Set(sets) => {
+                let first = sets.iter().find(|(set, _)| is_in(*set));
+                Ok(first.map_or(NO_ROUTE, |(_, name)| &**name))
+            }
+            Self::Segment(sets) => {
+                let first = sets.iter().find(|(set, _)| is_in(*set));
+                let segment = first.and_then(|(_, place)| {
+                    facts.path.split(|byte| *byte == b'/').nth(usize::from(*place) + 1)
+                });
+                match segment {
+                    None => Ok(NO_ROUTE),
+                    Some(segment) if segment.len() > VALUE_BYTES_MAX => {
+                        let found =
+                            Found::TooLong { bytes: segment.len(), bytes_max: VALUE_BYTES_MAX };
+                        Err((PATH_SLOT, found))
+                    }
+                    Some(segment) => Ok(segment),
+                }
+            }
+        }
+    }
+
+    /// What is wrong with its value in the request, if anything is.
+    pub(super) fn bad(&self, facts: &Facts<'_>) -> Option<Bad> {
+        match (self.value(facts), self) {
+            (Err(bad), _) => Some(bad),
+            (Ok(value), Self::Address { slot, .. }) if address::parse(value).is_none() => {
+                Some((*slot, Found::Unfit))
+            }
+            _ => None,
+        }
+    }
+
+    /// The slot of the attribute that it reads.
+    pub(super) fn slot(&self) -> Option<u16> {
+        match self {
+            Self::Slot(slot) | Self::Address { slot, .. } | Self::Tier { slot } => Some(*slot),
+            _ => None,
+        }
+    }
+
+    /// Sets of routes that it looks at.
+    pub(super) fn sets(&self) -> Vec<SetId> {
+        match self {
+            Self::Set(sets) => sets.iter().map(|(set, _)| *set).collect(),
+            Self::Segment(sets) => sets.iter().map(|(set, _)| *set).collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Whether it looks at the method or the path itself.
+    pub(super) fn by_path(&self) -> bool {
+        matches!(self, Self::Method | Self::Path | Self::Segment(_))
+    }
+
+    /// The same with attributes in other slots.
+    pub(super) fn with_slots(&self, slot_of: impl Fn(u16) -> Option<u16>) -> Self {
+        let mut moved = self.clone();
+        if let Self::Slot(slot) | Self::Address { slot, .. } | Self::Tier { slot } = &mut moved {
+            *slot = slot_of(*slot).unwrap_or(u16::MAX);
+        }
+        moved
+    }
+}
+
+/// The key of the counter that these parts make in `space`; `None` if a value is wrong.
+#[inline]
+pub(super) fn key(space: &KeySpace, parts: &[Part], facts: &Facts<'_>) -> Option<Key> {
+    // One value makes most keys; a loop over one costs more than the hash.
+    if let [Part::Slot(slot)] = *parts {
+        let value = facts.value(slot).filter(|value| value.len() <= VALUE_BYTES_MAX)?;
+        return Some(space.key_of_one(value));
+    }
+    key_of_parts(space, parts, facts)
+}
+
+fn key_of_parts(space: &KeySpace, parts: &[Part], facts: &Facts<'_>) -> Option<Key> {
+    let mut values: [&[u8]; KEY_ATTRIBUTES_MAX] = [&[]; KEY_ATTRIBUTES_MAX];
+    let mut addresses = [[0; KEY_BYTES]; KEY_ATTRIBUTES_MAX];
+    for ((part, place), bytes) in parts.iter().zip(&mut values).zip(&mut addresses) {
+        let value = part.value(facts).ok()?;
+        *place = match part {
+            Part::Address { prefix, .. } => {
+                address::key_form(address::parse(value)?, *prefix, bytes)
+            }
+            _ => value,
+        };
+    }
+    Some(match values.get(..parts.len())? {
+        // A space is for one number of attributes, so one value needs no length before it.
+        [value] => space.key_of_one(value),
+        values => space.key(values.iter().copied()),
+    })
+}
