@@ -520,6 +520,8 @@ fn key_space(seed: &Seed, api: &str, limit: &LimitText, quota: &Quota) -> KeySpa
             };
             format!("{} ns {align}", fixed.window().get())
         }
+        Quota::Sliding(sliding) => format!("{} ns", sliding.window().get()),
+        _ => String::new(),
     };
     let fixed = ["policy", api, &limit.name.value, &window, quota.kind().name()];
     let names = limit.per.iter().map(|name| name.value.as_str());

@@ -3,7 +3,7 @@
 use core::fmt::{self, Write};
 
 use crate::engine::decision::Reading;
-use crate::engine::kinds::Fill;
+use crate::engine::kinds::NextUnit;
 use crate::engine::time::{Nanos, Now};
 
 use super::moment;
@@ -95,10 +95,13 @@ impl Field {
             Self::Limit => write!(out, "{}", reading.limit())?,
             Self::Remaining => write!(out, "{}", reading.remaining())?,
             Self::Used => write!(out, "{}", used(reading))?,
-            Self::Reset(form) => write_time(form, reading.full_after(), now, out)?,
-            Self::Next(form) => match reading.next_after() {
+            Self::Reset(form) => match reading.full_after() {
                 Some(after) => write_time(form, after, now, out)?,
                 None => return Ok(false),
+            },
+            Self::Next(form) => match reading.next_unit() {
+                NextUnit::After(after) => write_time(form, after, now, out)?,
+                NextUnit::All | NextUnit::Unknown => return Ok(false),
             },
         }
         Ok(true)
@@ -106,10 +109,7 @@ impl Field {
 }
 
 fn used(reading: &Reading) -> u64 {
-    match reading.fill {
-        Fill::Window { used, .. } => used,
-        _ => reading.limit().saturating_sub(reading.remaining()),
-    }
+    reading.fill.used().unwrap_or_else(|| reading.limit().saturating_sub(reading.remaining()))
 }
 
 fn write_time(form: Form, after: Nanos, now: Now, out: &mut impl Write) -> fmt::Result {

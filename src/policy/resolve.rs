@@ -211,7 +211,7 @@ impl Handle {
                     .filter(|cost| *cost <= UNITS_MAX)
                     .ok_or(ResolveError::CostTooLarge { limit: index as u16, found: *amount })?,
             };
-            charges.push(Charge { key, quota: limit.quota, cost, limit: limit.id });
+            charges.push(Charge::new(key, limit.quota, cost, limit.id));
             limits.push(index as u16);
         }
         Ok(unmatched)
