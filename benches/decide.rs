@@ -37,11 +37,11 @@ fn main() {
     println!("{:>22} {:>10} {:>8} {:>8}", "kind", "keys", "ns", "cycles");
     for keys in [1_000_000_u64, 10_000_000] {
         for (name, quota, cost) in quotas {
-            let table = Table::new(1 << 24);
+            let table = Table::new(1 << 24, &Seed::new([1; 16]));
             let space = KeySpace::derive(&Seed::new([1; 16]), [&b"bench"[..]]);
             let charge = |number: u64| {
                 let key = space.key_of_one(&number.to_le_bytes());
-                Charge { key, quota, cost, limit: LimitId(1) }
+                Charge::new(key, quota, cost, LimitId(1))
             };
             for number in 0..keys {
                 table.pin().check_one(&charge(number), &mut Stamp::new(moment)).expect("room");

@@ -24,14 +24,14 @@ fn main() {
         ("narrow", bucket, &[1_000_000, 10_000_000, 13_000_000][..]),
         ("wide", opened, &[1_000_000][..]),
     ] {
-        let table = Table::new(1 << 24);
+        let table = Table::new(1 << 24, &Seed::new([1; 16]));
         let before = resident();
         let space = KeySpace::derive(&Seed::new([1; 16]), [&b"bench"[..]]);
         let mut keys = 0_u64;
         for &size in sizes {
             while keys < size {
                 let key = space.key_of_one(&keys.to_le_bytes());
-                let charge = Charge { key, quota, cost: 1, limit: LimitId(1) };
+                let charge = Charge::new(key, quota, 1, LimitId(1));
                 let passed = table.pin().check_one(&charge, &mut Stamp::new(moment));
                 assert!(passed.expect("room").fits);
                 keys += 1;

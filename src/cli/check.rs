@@ -18,10 +18,10 @@ use tollkeeper_protocol::client::{
 };
 use tollkeeper_protocol::limits::COST_MAX;
 use tollkeeper_protocol::request::{Form, Intent};
-use tollkeeper_protocol::response::LimitNumbers;
+use tollkeeper_protocol::response::{LimitNumbers, NO_TIME};
 use tollkeeper_protocol::status::{Decision, Retry, SlotUse, WhenUnavailable};
 
-use crate::doors::report::{Binding, ErrorReport, LimitReport, Report, version_text};
+use crate::doors::report::{Binding, ErrorReport, LimitReport, Report, finite, version_text};
 use crate::policy::did_you_mean;
 
 use super::text::{self, Tally};
@@ -436,21 +436,28 @@ fn progress_bar(count: u64) -> ProgressBar {
 fn report(answer: &Answer, description: &Description) -> Report {
     let named = |index: u16| description.limits.get(usize::from(index));
     let window = |window: &str| Some(window.to_owned()).filter(|window| !window.is_empty());
+    let known = |nanos: u64| (nanos != NO_TIME).then_some(nanos);
     let limit = |numbers: &LimitNumbers| {
         let limit = named(numbers.index)?;
         Some(LimitReport {
             name: limit.name.clone(),
             window: window(&limit.window),
             kind: limit.kind.name(),
-            limit: numbers.limit,
-            remaining: numbers.remaining,
+            limit: finite(numbers.limit),
+            remaining: finite(numbers.remaining),
+            retry: match numbers.retry {
+                Retry::None => "now",
+                Retry::After(_) => "after",
+                Retry::Never => "never",
+                Retry::OnOthers(_) => "on_others",
+            },
             retry_after_ns: match numbers.retry {
                 Retry::After(nanos) => Some(nanos),
                 Retry::OnOthers(nanos) => nanos,
                 Retry::None | Retry::Never => None,
             },
-            next_ns: numbers.next_nanos,
-            full_ns: numbers.full_nanos,
+            next_ns: known(numbers.next_nanos),
+            full_ns: known(numbers.full_nanos),
             mode: limit.mode.name(),
         })
     };

@@ -69,17 +69,24 @@ pub(super) fn answer(report: &Report) -> String {
 }
 
 fn push_numbers(limit: &LimitReport, denied: bool, line: &mut String) {
-    let _ = write!(line, " · {} of {} left", limit.remaining, limit.limit);
-    match limit.retry_after_ns {
-        Some(nanos) if denied => {
-            let _ = write!(line, " · retry in {}", duration(nanos));
+    let _ = match (limit.remaining, limit.limit) {
+        (Some(remaining), Some(all)) => write!(line, " · {remaining} of {all} left"),
+        _ => write!(line, " · unlimited"),
+    };
+    let _ = match (limit.retry, limit.retry_after_ns) {
+        _ if !denied => Ok(()),
+        ("on_others", Some(nanos)) => {
+            write!(line, " · when others give back, the first at the latest in {}", duration(nanos))
         }
-        None if denied => line.push_str(" · never passes at this cost"),
-        _ => {}
-    }
+        ("on_others", None) => write!(line, " · when others give back"),
+        (_, Some(nanos)) => write!(line, " · retry in {}", duration(nanos)),
+        (_, None) => write!(line, " · never passes at this cost"),
+    };
     // A window ends whether or not anything was used of it.
-    if limit.full_ns > 0 && limit.remaining < limit.limit {
-        let _ = write!(line, " · full in {}", duration(limit.full_ns));
+    if let Some(nanos @ 1..) = limit.full_ns
+        && limit.remaining < limit.limit
+    {
+        let _ = write!(line, " · full in {}", duration(nanos));
     }
 }
 
@@ -200,11 +207,12 @@ mod tests {
                 name,
                 window,
                 kind: "bucket",
-                limit: 120,
-                remaining,
+                limit: Some(120),
+                remaining: Some(remaining),
+                retry: if retry.is_some() { "after" } else { "never" },
                 retry_after_ns: retry,
-                next_ns: 1,
-                full_ns: full,
+                next_ns: Some(1),
+                full_ns: Some(full),
                 mode: "enforce",
             }],
             permit: None,

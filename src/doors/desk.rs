@@ -124,12 +124,6 @@ impl Desk {
     ) -> Result<Answered, Problem> {
         let charges = &self.charges[resolved.charges()];
         let decided = match (intent, charges) {
-            (Intent::Charge, [charge]) => pinned.check_one(charge, stamp).map(|reading| {
-                let decision = Decision::of_one(&reading, stamp.now());
-                self.readings.clear();
-                self.readings.push(reading);
-                decision
-            }),
             (Intent::Charge, _) => pinned.check(charges, stamp, &mut self.readings),
             (Intent::Peek, _) => pinned.peek(charges, stamp, &mut self.readings),
         };

@@ -119,7 +119,7 @@ impl Instance {
         clock: Arc<Clock>,
         policy: Loaded,
     ) -> Arc<Self> {
-        let table = Table::new(keys_max);
+        let table = Table::new(keys_max, seed);
         cap_limits(&table, keys_max, &policy.policy);
         Arc::new(Self {
             table,

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use crate::engine::kinds::UNLIMITED;
+
 /// One answer.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Report {
@@ -16,7 +18,7 @@ pub struct Report {
     pub binding: Option<Binding>,
     /// Each limit that applied, by name.
     pub limits: Vec<LimitReport>,
-    /// Reserved for concurrency limits.
+    /// What the request was given of concurrency limits: the id that gives it back.
     pub permit: Option<String>,
     /// Headers to send.
     pub headers: BTreeMap<String, String>,
@@ -48,18 +50,26 @@ pub struct LimitReport {
     pub window: Option<String>,
     /// Kind of the limit.
     pub kind: &'static str,
-    /// A bucket's burst, else the units of a window.
-    pub limit: u64,
-    /// Units left after this answer.
-    pub remaining: u64,
-    /// How long until the same request passes this limit, if it did not; absent if never.
+    /// A bucket's burst, else the units; absent if there is no limit.
+    pub limit: Option<u64>,
+    /// Units left after this answer; absent if there is no limit.
+    pub remaining: Option<u64>,
+    /// Whether waiting helps the same request: `now`, `after`, `never`, or `on_others` who must
+    /// give back what they hold.
+    pub retry: &'static str,
+    /// How long until the same request passes this limit; of permits, until the first one lapses.
     pub retry_after_ns: Option<u64>,
-    /// How long until one more unit is left; zero if all are.
-    pub next_ns: u64,
-    /// How long until all units are left, or the window ends.
-    pub full_ns: u64,
+    /// How long until one more unit is left; zero if all are, absent if time brings none.
+    pub next_ns: Option<u64>,
+    /// How long until all units are left, or the window ends; absent of other kinds.
+    pub full_ns: Option<u64>,
     /// `enforce` or `shadow`.
     pub mode: &'static str,
+}
+
+/// A number of units as JSON has it: `None` is no limit.
+pub fn finite(units: u64) -> Option<u64> {
+    (units != UNLIMITED).then_some(units)
 }
 
 /// An error.

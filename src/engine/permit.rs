@@ -43,6 +43,15 @@ impl Serial {
         Self { word: number & ((1 << SERIAL_BITS) - 1) | (shares as u64) << SERIAL_BITS }
     }
 
+    /// The serial with this word, as [`Serial::word`] gave it.
+    pub(super) const fn from_word(word: u64) -> Self {
+        Self { word }
+    }
+
+    pub(super) const fn word(self) -> u64 {
+        self.word
+    }
+
     pub(super) const fn shares(self) -> u8 {
         (self.word >> SERIAL_BITS) as u8
     }

@@ -1,8 +1,9 @@
 //! A request to its report: asks the desk, and says what it answered in JSON's terms.
 
-use crate::doors::report::{Binding, ErrorReport, LimitReport, Report, version_text};
+use crate::doors::report::{Binding, ErrorReport, LimitReport, Report, version_text, finite};
 use crate::doors::{Answered, Desk, Intent, Loaded, Problem};
 use crate::engine::decision::{Decision, Reading, Refusal, Retry, Verdict};
+use crate::engine::kinds::NextUnit;
 use crate::engine::table::{Pinned, Stamp};
 use crate::engine::time::{Nanos, Now};
 use crate::metrics::cells::Outcome;
@@ -73,8 +74,8 @@ fn refusal_code(refusal: Refusal) -> &'static str {
         Refusal::TableFull { .. } => "TABLE_FULL",
         Refusal::TooManyCharges { .. } => "TOO_MANY_ITEMS",
         Refusal::UnlikeQuotas => "BAD_LIMIT",
-        Refusal::UsedAboveLimit { .. } => "BAD_COST",
-        Refusal::HorizonPassed => "INTERNAL",
+        Refusal::PermitsCannotBeSet { .. } => "BAD_COST",
+        Refusal::HorizonPassed | Refusal::WindowPassed => "INTERNAL",
     }
 }
 
@@ -134,14 +135,25 @@ fn report(limit: &Limit, reading: &Reading) -> LimitReport {
         name: limit.name.to_string(),
         window: window(limit),
         kind: limit.kind().name(),
-        limit: reading.limit(),
-        remaining: reading.remaining(),
+        limit: finite(reading.limit()),
+        remaining: finite(reading.remaining()),
+        retry: match reading.retry() {
+            Retry::Now => "now",
+            Retry::After(_) => "after",
+            Retry::Never => "never",
+            Retry::OnOthers(_) => "on_others",
+        },
         retry_after_ns: match reading.retry() {
             Retry::After(span) => Some(span.get()),
+            Retry::OnOthers(span) => span.map(Nanos::get),
             Retry::Now | Retry::Never => None,
         },
-        next_ns: reading.next_after().map_or(0, Nanos::get),
-        full_ns: reading.full_after().get(),
+        next_ns: match reading.next_unit() {
+            NextUnit::All => Some(0),
+            NextUnit::After(span) => Some(span.get()),
+            NextUnit::Unknown => None,
+        },
+        full_ns: reading.full_after().map(Nanos::get),
         mode: limit.mode.name(),
     }
 }

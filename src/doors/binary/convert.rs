@@ -7,8 +7,9 @@ use tollkeeper_protocol::status::{self, Code};
 use tollkeeper_protocol::{Capabilities, EncodeError, Envelope, Op};
 
 use crate::doors::InlineSpaces;
-use crate::engine::command::{Charge, LimitId};
+use crate::engine::command::{Charge, Effect, LimitId};
 use crate::engine::decision::{Decision, Reading, Refusal, Retry, Verdict};
+use crate::engine::kinds::NextUnit;
 use crate::engine::quota::{Align, Kind, Quota, QuotaError};
 use crate::engine::time::{Nanos, Now};
 use crate::policy::{Handle, Mode, ResolveError, SlotUse, Unavailable};
@@ -49,6 +50,7 @@ pub(super) fn retry(retry: Retry) -> status::Retry {
         Retry::Now => status::Retry::None,
         Retry::After(span) => status::Retry::After(span.get()),
         Retry::Never => status::Retry::Never,
+        Retry::OnOthers(span) => status::Retry::OnOthers(span.map(Nanos::get)),
     }
 }
 
@@ -85,12 +87,16 @@ pub(super) fn numbers(index: u16, reading: &Reading) -> LimitNumbers {
     LimitNumbers {
         index,
         verdict: if reading.fits { status::Decision::Allow } else { status::Decision::Deny },
-        shadow: false,
+        shadow: reading.effect == Effect::Shadow,
         retry: retry(reading.retry()),
         limit: reading.limit(),
         remaining: reading.remaining(),
-        next_nanos: reading.next_after().map_or(0, Nanos::get),
-        full_nanos: reading.full_after().get().min(NO_TIME - 1),
+        next_nanos: match reading.next_unit() {
+            NextUnit::All => 0,
+            NextUnit::After(span) => span.get().min(NO_TIME - 1),
+            NextUnit::Unknown => NO_TIME,
+        },
+        full_nanos: reading.full_after().map_or(NO_TIME, |span| span.get().min(NO_TIME - 1)),
     }
 }
 
@@ -116,13 +122,18 @@ pub(super) fn charge(
             (quota, spaces.fixed.key(parts))
         }
     };
-    Ok(Charge { key, quota, cost, limit: LimitId::INLINE })
+    Ok(Charge::new(key, quota, cost, LimitId::INLINE))
 }
 
 fn kind(kind: Kind) -> status::Kind {
     match kind {
         Kind::Bucket => status::Kind::Bucket,
+        Kind::Sliding => status::Kind::Sliding,
         Kind::Fixed => status::Kind::Fixed,
+        Kind::Calendar => status::Kind::Calendar,
+        Kind::Concurrent => status::Kind::Concurrent,
+        Kind::Level => status::Kind::Level,
+        Kind::Cap => status::Kind::Cap,
     }
 }
 
@@ -204,8 +215,8 @@ pub(super) fn refusal_code(refusal: Refusal) -> Code {
         Refusal::TableFull { .. } => Code::TableFull,
         Refusal::TooManyCharges { .. } => Code::TooManyItems,
         Refusal::UnlikeQuotas => Code::BadLimit,
-        Refusal::UsedAboveLimit { .. } => Code::BadCost,
-        Refusal::HorizonPassed => Code::Internal,
+        Refusal::PermitsCannotBeSet { .. } => Code::BadCost,
+        Refusal::HorizonPassed | Refusal::WindowPassed => Code::Internal,
     }
 }
 

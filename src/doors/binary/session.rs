@@ -23,7 +23,7 @@ use tollkeeper_protocol::{
 };
 
 use crate::doors::{Answered, Desk, Intent, Loaded, Problem};
-use crate::engine::command::Charge;
+use crate::engine::command::{Amend, Charge};
 use crate::engine::decision::{Decision, Reading, Refusal};
 use crate::engine::key::Key;
 use crate::engine::quota::QuotaError;
@@ -668,7 +668,7 @@ impl<F: FnMut() -> Now> Work<'_, '_, F> {
         let Some(one) = self.loaded.policy.handle(number).and_then(Handle::one) else {
             return false;
         };
-        let charge = Charge { key, quota: one.quota, cost: one.cost, limit: one.limit };
+        let charge = Charge::new(key, one.quota, one.cost, one.limit);
         let api = self.loaded.api_of_handle(number);
         let decided = self.desk.decide_one(self.pinned, api, &charge, self.stamp);
         let Some(reading) = decided else { return false };
@@ -689,7 +689,7 @@ impl<F: FnMut() -> Now> Work<'_, '_, F> {
     fn order_of_one(&mut self, number: u32, key: Key) -> Result<Order, Wrong> {
         let one = self.loaded.policy.handle(number).and_then(Handle::one);
         let one = one.ok_or(Wrong::UnknownHandle(number))?;
-        let charge = Charge { key, quota: one.quota, cost: one.cost, limit: one.limit };
+        let charge = Charge::new(key, one.quota, one.cost, one.limit);
         let resolved = self.desk.take(charge, one.limit_index);
         let of = Of::Handle { number, body_at: 0, body_bytes: 0, resolved };
         Ok(Order { form: Form::TERSE, intent: Intent::Charge, deadline_nanos: None, of })
@@ -901,11 +901,11 @@ impl<F: FnMut() -> Now> Work<'_, '_, F> {
             .iter()
             .zip(&self.desk.limits[resolved.limits()])
             .filter(|(_, index)| set.limit.is_none_or(|limit| limit == **index))
-            .map(|(charge, _)| Charge { cost: set.used.min(charge.quota.limit()), ..*charge })
+            .map(|(charge, _)| *charge)
             .collect();
         self.desk.clear();
         let problem = |refusal| Wrong::Problem(set.handle, Problem::Refused(refusal));
-        self.set_charges(op, &charges, envelope, out).map_err(problem)
+        self.set_charges(op, &charges, set.used, envelope, out).map_err(problem)
     }
 
     fn set_inline(
@@ -918,20 +918,22 @@ impl<F: FnMut() -> Now> Work<'_, '_, F> {
         allowed(op)?;
         let charge =
             convert::charge(&self.desk.instance.inline, &set.limit).map_err(Wrong::Quota)?;
-        let charge = Charge { cost: charge.cost.min(charge.quota.limit()), ..charge };
-        self.set_charges(op, &[charge], envelope, out).map_err(Wrong::Inline)
+        self.set_charges(op, &[charge], charge.cost, envelope, out).map_err(Wrong::Inline)
     }
 
     fn set_charges(
         &mut self,
         op: Op,
         charges: &[Charge],
+        used: u64,
         envelope: Envelope,
         out: &mut Vec<u8>,
     ) -> Result<(), Refusal> {
-        let decision = self.pinned.set(charges, self.stamp, &mut self.desk.readings)?;
-        let witness = convert::witness(self.loaded.policy.version(), decision.now);
-        SetAnswer { counters: charges.len() as u32, witness }.encode(op, envelope, out);
+        let readings = &mut self.desk.readings;
+        let (counters, now) =
+            self.pinned.amend(charges, Amend::Set(used), self.stamp, readings)?;
+        let witness = convert::witness(self.loaded.policy.version(), now);
+        SetAnswer { counters: counters as u32, witness }.encode(op, envelope, out);
         Ok(())
     }
 }

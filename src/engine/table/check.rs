@@ -2,35 +2,19 @@
 
 use alloc::vec::Vec;
 
-use crate::engine::command::{CHARGES_MAX, Charge};
+use crate::engine::command::{Amend, CHARGES_MAX, Charge, ChargeOn, LimitId};
 use crate::engine::decision::{Decision, Reading, Refusal, Verdict, binding};
-use crate::engine::key::Key;
-use crate::engine::kinds::{Fill, NARROW_HORIZON};
+use crate::engine::kinds::{Fill, Form, NARROW_HORIZON};
+use crate::engine::permit::Permit;
 use crate::engine::quota::Quota;
 use crate::engine::sync::Backoff;
 use crate::engine::time::Now;
 
-use super::shard::{Path, Place, Shard};
-use super::slot::{Meta, Payload, Slot, State, Word};
-use super::{Pinned, Stamp, Table};
-
-/// A counter that this thread alone may change, until it is released.
-struct Held<'g> {
-    slot: &'g Slot,
-    /// What its word said.
-    payload: Payload,
-}
-
-/// What becomes of a held counter.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Change {
-    /// It stays as it is, and so do all others of the check.
-    Refused,
-    /// It stays as it is.
-    None,
-    /// It becomes this full.
-    To(Fill),
-}
+use super::held::{Change, Held};
+use super::permits::Grant;
+use super::shard::{Place, Shard};
+use super::slot::{Meta, Payload, State, Word};
+use super::{Pinned, Stamp};
 
 /// How a check of one narrow counter ended.
 enum Narrow {
@@ -40,7 +24,7 @@ enum Narrow {
 }
 
 impl Pinned<'_> {
-    /// Decides a check of one charge, as [`Pinned::check`] does of several.
+    /// Decides a check of one charge that gives no permit, as [`Pinned::check`] does of any.
     ///
     /// # Errors
     /// See [`Refusal`]; nothing is charged then.
@@ -69,11 +53,12 @@ impl Pinned<'_> {
         let slot = shard.find_settled(charge.key, self.table.shape, &self.guard)?;
         let word = slot.word();
         let State::Live(payload) = word.state() else { return None };
-        if payload.cell().is_some() {
+        if payload.is_wide() || slot.meta().generation() != bucket.generation() {
             return None;
         }
         let (value, fits) = match bucket.charge_narrow(payload.value(), charge.cost, now) {
             Some(value) => (value, true),
+            None if charge.on == ChargeOn::Always => return None,
             None => (payload.value(), false),
         };
         if fits && !slot.swap(word, Word::live(Payload::narrow(value))) {
@@ -90,9 +75,16 @@ impl Pinned<'_> {
         charge: &Charge,
         stamp: &mut Stamp<F>,
     ) -> Result<Reading, Refusal> {
-        shard.help_move(self.table.shape, &self.guard);
-        if let Narrow::Decided(reading) = self.check_narrow(shard, charge, stamp)? {
-            return Ok(reading);
+        debug_assert!(charge.quota.form() != Form::Permits, "a permit would be lost");
+        match charge.quota.form() {
+            Form::None => return Ok(stateless(charge)),
+            Form::Numbers => {
+                shard.help_move(self.table.shape, &self.guard);
+                if let Narrow::Decided(reading) = self.check_narrow(shard, charge, stamp)? {
+                    return Ok(reading);
+                }
+            }
+            Form::Ring | Form::Permits => shard.help_move(self.table.shape, &self.guard),
         }
         let mut readings = [None];
         self.check_held(core::slice::from_ref(charge), stamp, &mut readings)?;
@@ -112,24 +104,32 @@ impl Pinned<'_> {
         readings: &mut Vec<Reading>,
     ) -> Result<Decision, Refusal> {
         readings.clear();
-        if let [charge] = charges {
+        if let [charge] = charges
+            && charge.quota.form() != Form::Permits
+        {
             readings.push(self.check_one(charge, stamp)?);
-            return Ok(decision(readings, stamp.now()));
+            return Ok(decision(readings, stamp.now(), None));
         }
         // A limit that refuses now refuses the check, whatever the others say, so most denials
-        // need no hold and leave no trace.
+        // need no hold and leave no trace, unless some limit is charged for them.
         let seen = self.peek(charges, stamp, readings)?;
-        if seen.verdict == Verdict::Deny || charges.is_empty() {
+        let always = charges.iter().any(|charge| charge.on == ChargeOn::Always);
+        if charges.is_empty() || (seen.verdict == Verdict::Deny && !always) {
             return Ok(seen);
         }
-        for charge in charges {
-            self.table.shard(charge.key).help_move(self.table.shape, &self.guard);
-        }
+        self.help_moves(charges);
         let mut decided = [None; CHARGES_MAX];
-        self.check_held(charges, stamp, &mut decided[..charges.len()])?;
+        let permit = self.check_held(charges, stamp, &mut decided[..charges.len()])?;
         readings.clear();
         readings.extend(decided.into_iter().flatten());
-        Ok(decision(readings, stamp.now()))
+        Ok(decision(readings, stamp.now(), permit))
+    }
+
+    /// One step of the growth of every shard that these charges go to. No counter may be held.
+    fn help_moves(&self, charges: &[Charge]) {
+        for charge in charges.iter().filter(|charge| charge.quota.form() != Form::None) {
+            self.table.shard(charge.key).help_move(self.table.shape, &self.guard);
+        }
     }
 
     /// What [`Pinned::check`] would say, charging nothing. Each limit is read by itself: others
@@ -148,49 +148,67 @@ impl Pinned<'_> {
         within_charges(charges)?;
         for charge in charges {
             let cost = cost_on_key(charges, charge)?;
-            let fill = self.read(charge, stamp);
-            readings.push(Reading {
-                cost,
-                fits: charge.quota.fits(fill, cost),
-                ..reading(charge, fill)
-            });
+            let fill = self.read(charge, cost, stamp)?;
+            let fits = charge.quota.fits(fill, cost);
+            readings.push(Reading { cost, fits, ..reading(charge, fill) });
         }
-        Ok(decision(readings, stamp.now()))
+        Ok(decision(readings, stamp.now(), None))
     }
 
-    /// Sets each charge's counter to `cost` units used, whatever was used before; zero makes it
-    /// fresh. The moment of opening of a window that is open stays.
+    /// Amends each charge's counter, whatever its `cost`: afterwards, or by hand. One that occurs
+    /// several times is amended once. Caps have no counter, and permits can only be set to none,
+    /// which releases them all; other amendments leave them as they are. Returns how many counters
+    /// were amended, and when.
     ///
     /// # Errors
-    /// More than the limit, or see [`Refusal`]; nothing is set then.
-    pub fn set<F: FnMut() -> Now>(
+    /// See [`Refusal`]; nothing is amended then.
+    pub fn amend<F: FnMut() -> Now>(
         &self,
         charges: &[Charge],
+        amend: Amend,
         stamp: &mut Stamp<F>,
         readings: &mut Vec<Reading>,
-    ) -> Result<Decision, Refusal> {
+    ) -> Result<(usize, Now), Refusal> {
         readings.clear();
         within_horizon(stamp.now())?;
         within_charges(charges)?;
-        for charge in charges {
-            let (used, limit) = (cost_on_key(charges, charge)?, charge.quota.limit());
-            if used > limit {
-                return Err(Refusal::UsedAboveLimit { used, limit });
+        let can = |charge: &&Charge| match charge.quota.form() {
+            Form::Numbers | Form::Ring => true,
+            Form::Permits => amend == Amend::Set(0),
+            Form::None => false,
+        };
+        if let Amend::Set(used @ 1..) = amend
+            && charges.iter().any(|charge| charge.quota.form() == Form::Permits)
+        {
+            return Err(Refusal::PermitsCannotBeSet { used });
+        }
+        let charges: Vec<Charge> =
+            charges.iter().filter(can).map(|charge| Charge { cost: 0, ..*charge }).collect();
+        self.help_moves(&charges);
+        let mut amended = [None; CHARGES_MAX];
+        let count = self.with_held(&charges, stamp, |held| {
+            let now = held.now;
+            for index in 0..held.len() {
+                let fill = held.change(index, Change::Amend(amend));
+                held.note(&mut amended[..charges.len()], index, fill, true);
             }
-        }
-        for charge in charges {
-            self.table.shard(charge.key).help_move(self.table.shape, &self.guard);
-        }
-        let mut decided = [None; CHARGES_MAX];
-        let set = |quota: &Quota, fill, used| Change::To(quota.with_used(fill, used));
-        self.with_held(charges, stamp, &mut decided[..charges.len()], set)?;
-        readings
-            .extend(decided.into_iter().flatten().map(|set: Reading| Reading { cost: 0, ..set }));
-        Ok(decision(readings, stamp.now()))
+            Ok((held.len(), now))
+        })?;
+        readings.extend(amended.into_iter().flatten());
+        Ok(count)
     }
 
-    /// How full a counter stands. Holds a wide one for the moment of reading.
-    fn read<F: FnMut() -> Now>(&self, charge: &Charge, stamp: &mut Stamp<F>) -> Fill {
+    /// How full a counter stands for a check of `cost`. Holds a wide one, and one that other
+    /// numbers filled, for the moment of reading.
+    fn read<F: FnMut() -> Now>(
+        &self,
+        charge: &Charge,
+        cost: u64,
+        stamp: &mut Stamp<F>,
+    ) -> Result<Fill, Refusal> {
+        if charge.quota.form() == Form::None {
+            return Ok(Fill::Stateless);
+        }
         let shard = self.table.shard(charge.key);
         let mut path = shard.path(charge.key, self.table.shape, &self.guard);
         let mut backoff = Backoff::new();
@@ -203,23 +221,30 @@ impl Pinned<'_> {
                     backoff.wait();
                     stamp.renew();
                 }
-                State::Live(payload) | State::Moving(payload) if payload.cell().is_none() => {
-                    return charge.quota.fill_narrow(payload.value(), stamp.now());
+                State::Live(payload) | State::Moving(payload)
+                    if !payload.is_wide() && !is_of_other_numbers(slot.meta(), charge) =>
+                {
+                    within_window(charge, stamp.now())?;
+                    return Ok(charge.quota.fill_narrow(payload.value(), stamp.now()));
                 }
                 State::Moving(_) => path.follow(slot),
-                State::Live(payload) => {
-                    if slot.swap(word, Word::held(payload)) {
-                        let fill = fill(shard, charge, payload, stamp.renew());
-                        slot.release(word);
-                        return fill;
-                    }
+                State::Live(_) => {
+                    let Some(mut hold) = self.hold_present(charge.key) else { break };
+                    let now = stamp.renew();
+                    let read = within_window(charge, now).map(|()| {
+                        self.settle(&mut hold, charge, now);
+                        self.fill(&hold, &charge.quota, cost, now)
+                    });
+                    self.end_hold(&hold, charge.key);
+                    return read;
                 }
                 State::Unborn | State::Killed => {
                     unreachable!("a search ends at slots that have a key")
                 }
             }
         }
-        charge.quota.fill_narrow(0, stamp.now())
+        within_window(charge, stamp.now())?;
+        Ok(charge.quota.fill_narrow(0, stamp.now()))
     }
 
     /// A counter in narrow form, by numbers that fit it, whatever state it is in.
@@ -229,7 +254,7 @@ impl Pinned<'_> {
         charge: &Charge,
         stamp: &mut Stamp<F>,
     ) -> Result<Narrow, Refusal> {
-        let Charge { key, ref quota, cost, .. } = *charge;
+        let Charge { key, ref quota, cost, on, .. } = *charge;
         let mut path = shard.path(key, self.table.shape, &self.guard);
         let mut backoff = Backoff::new();
         loop {
@@ -251,16 +276,24 @@ impl Pinned<'_> {
                 }
                 Some(State::Unborn | State::Killed) => continue,
             };
-            if payload.cell().is_some() {
+            if payload.is_wide()
+                || (!payload.is_fresh() && is_of_other_numbers(slot.meta(), charge))
+            {
                 return Ok(Narrow::NeedsHold);
             }
             let now = stamp.now();
+            within_window(charge, now)?;
             let fill = quota.fill_narrow(payload.value(), now);
             let fits = quota.fits(fill, cost);
-            if !fits || cost == 0 {
+            let charged = match (fits, on) {
+                _ if cost == 0 => fill,
+                (true, _) => quota.charged(fill, cost),
+                (false, ChargeOn::Always) => quota.saturated(fill, cost),
+                (false, ChargeOn::Allow) => fill,
+            };
+            if charged == fill {
                 return Ok(Narrow::Decided(Reading { fits, ..reading(charge, fill) }));
             }
-            let charged = quota.charged(fill, cost);
             let Some(value) = quota.narrow(charged, now) else {
                 return Ok(Narrow::NeedsHold);
             };
@@ -268,46 +301,87 @@ impl Pinned<'_> {
             let written = match word {
                 Some(word) if !payload.is_fresh() => slot.swap(word, to),
                 Some(dead) => {
-                    self.table.count(shard, charge)?;
-                    slot.swap(dead, to) || self.table.uncount(shard, charge)
+                    self.table.count(shard, charge.limit)?;
+                    slot.swap(dead, to) || self.table.uncount(shard, charge.limit)
                 }
                 None => {
                     let Some(meta) = self.table.meta_narrow(charge) else {
                         return Ok(Narrow::NeedsHold);
                     };
-                    self.table.count(shard, charge)?;
-                    path.insert(slot, meta, to) || self.table.uncount(shard, charge)
+                    self.table.count(shard, charge.limit)?;
+                    path.insert(slot, meta, to) || self.table.uncount(shard, charge.limit)
                 }
             };
             if written {
-                return Ok(Narrow::Decided(reading(charge, charged)));
+                return Ok(Narrow::Decided(Reading { fits, ..reading(charge, charged) }));
             }
         }
     }
 
-    /// Decides under holds: reads all counters, charges all of them if every cost fits.
+    /// Decides under holds: reads all counters, charges all of them if every enforced limit lets
+    /// the request pass, else those that are charged for denied requests too.
     fn check_held<F: FnMut() -> Now>(
         &self,
         charges: &[Charge],
         stamp: &mut Stamp<F>,
         readings: &mut [Option<Reading>],
-    ) -> Result<(), Refusal> {
-        self.with_held(charges, stamp, readings, |quota, fill, cost| match cost {
-            _ if !quota.fits(fill, cost) => Change::Refused,
-            0 => Change::None,
-            _ => Change::To(quota.charged(fill, cost)),
-        })
+    ) -> Result<Option<Permit>, Refusal> {
+        let permit = self.with_held(charges, stamp, |held| {
+            for (charge, reading) in charges.iter().zip(&mut *readings) {
+                if charge.quota.form() == Form::None {
+                    *reading = Some(stateless(charge));
+                }
+            }
+            let mut fits = [false; CHARGES_MAX];
+            for index in 0..held.len() {
+                let fill = held.fill(index);
+                fits[index] = held.charge(index).quota.fits(fill, held.costs[index]);
+                held.note(readings, index, fill, fits[index]);
+            }
+            let allow = readings.iter().flatten().all(Reading::passes);
+            let mut limits = [LimitId::INLINE; CHARGES_MAX];
+            let mut shares = 0;
+            if allow {
+                for index in (0..held.len()).filter(|&index| held.gives(index, fits[index])) {
+                    limits[shares] = held.charge(index).limit;
+                    shares += 1;
+                }
+            }
+            // Room for the permit is taken before anything is charged.
+            let mut grant = match shares {
+                0 => None,
+                _ => Some(self.begin_grant(&limits[..shares])?),
+            };
+            for index in 0..held.len() {
+                let cost = held.costs[index];
+                let fill = match (allow, held.charge(index).on) {
+                    _ if cost == 0 => continue,
+                    (true, _) if !fits[index] => continue,
+                    (true, _) => match &mut grant {
+                        Some(grant) if held.gives(index, true) => held.grant(index, grant),
+                        _ => held.change(index, Change::Charge(cost)),
+                    },
+                    (false, ChargeOn::Always) => held.change(index, Change::Saturate(cost)),
+                    (false, ChargeOn::Allow) => continue,
+                };
+                held.note(readings, index, fill, fits[index]);
+            }
+            Ok(grant.map(|grant| grant.permit(self)))
+        })?;
+        if permit.is_some() {
+            self.help_moves(charges);
+        }
+        Ok(permit)
     }
 
-    /// Holds every counter in key order, takes the time, asks for each counter's change, and makes
-    /// all of them if none is refused, else none.
-    fn with_held<F: FnMut() -> Now>(
+    /// Holds every counter in key order, takes the time, brings each counter to it, lets `work` do
+    /// what it will, and releases all of them.
+    fn with_held<F: FnMut() -> Now, R>(
         &self,
         charges: &[Charge],
         stamp: &mut Stamp<F>,
-        readings: &mut [Option<Reading>],
-        change: impl Fn(&Quota, Fill, u64) -> Change,
-    ) -> Result<(), Refusal> {
+        work: impl FnOnce(&mut HeldAll<'_, '_>) -> Result<R, Refusal>,
+    ) -> Result<R, Refusal> {
         within_charges(charges)?;
         let mut order = [0; CHARGES_MAX];
         let order = order_by_key(charges, &mut order);
@@ -316,184 +390,130 @@ impl Pinned<'_> {
             *cost = cost_on_key(charges, &charges[place])?;
         }
         let mut held: [Option<Held<'_>>; CHARGES_MAX] = [const { None }; CHARGES_MAX];
+        let mut taken = Ok(());
         for (place, hold) in order.iter().zip(&mut held) {
             match self.hold(&charges[*place]) {
-                Ok(taken) => *hold = Some(taken),
+                Ok(counter) => *hold = Some(counter),
                 Err(refusal) => {
-                    for (hold, &place) in held.iter().flatten().zip(order) {
-                        self.release(hold, &charges[place]);
-                    }
-                    return Err(refusal);
+                    taken = Err(refusal);
+                    break;
                 }
             }
         }
-        let now = stamp.renew();
-        let mut changes = [Change::None; CHARGES_MAX];
-        let mut all = true;
-        for (index, hold) in held.iter().flatten().enumerate() {
-            let (charge, cost) = (&charges[order[index]], costs[index]);
-            let fill = fill(self.table.shard(charge.key), charge, hold.payload, now);
-            changes[index] = change(&charge.quota, fill, cost);
-            let fits = changes[index] != Change::Refused;
-            all &= fits;
-            note(charges, readings, Reading { cost, fits, ..reading(charge, fill) }, charge.key);
-        }
-        for (index, hold) in held.iter().flatten().enumerate() {
-            let (charge, cost) = (&charges[order[index]], costs[index]);
-            match changes[index] {
-                Change::To(fill) if all => {
-                    self.release_with(hold, charge, fill, now);
-                    note(charges, readings, Reading { cost, ..reading(charge, fill) }, charge.key);
-                }
-                _ => self.release(hold, charge),
+        let worked = taken.and_then(|()| {
+            let now = stamp.renew();
+            for (hold, &place) in held.iter_mut().flatten().zip(order) {
+                within_window(&charges[place], now)?;
+                self.settle(hold, &charges[place], now);
             }
+            work(&mut HeldAll { pinned: self, charges, order, costs: &costs, held: &mut held, now })
+        });
+        for (hold, &place) in held.iter().flatten().zip(order) {
+            self.end_hold(hold, charges[place].key);
         }
-        Ok(())
-    }
-
-    /// Takes a counter for this thread alone, made fresh if there was none.
-    fn hold(&self, charge: &Charge) -> Result<Held<'_>, Refusal> {
-        let shard = self.table.shard(charge.key);
-        let mut path: Path<'_> = shard.path(charge.key, self.table.shape, &self.guard);
-        let mut backoff = Backoff::new();
-        loop {
-            match path.locate() {
-                Place::Vacant(slot) => {
-                    self.table.count(shard, charge)?;
-                    let meta = self.table.meta(charge);
-                    if path.insert(slot, meta, Word::held(Payload::FRESH)) {
-                        return Ok(Held { slot, payload: Payload::FRESH });
-                    }
-                    self.table.uncount(shard, charge);
-                }
-                Place::Found(slot) => {
-                    let word = slot.word();
-                    match word.state() {
-                        State::Live(payload) => {
-                            if slot.swap(word, Word::held(payload)) {
-                                return Ok(Held { slot, payload });
-                            }
-                        }
-                        State::Dead => {
-                            self.table.count(shard, charge)?;
-                            if slot.swap(word, Word::held(Payload::FRESH)) {
-                                return Ok(Held { slot, payload: Payload::FRESH });
-                            }
-                            self.table.uncount(shard, charge);
-                        }
-                        State::Moving(_) | State::Moved => path.follow(slot),
-                        State::Held => backoff.wait(),
-                        State::Unborn | State::Killed => {}
-                    }
-                }
-            }
-        }
-    }
-
-    /// Ends a hold and leaves the counter as it was.
-    fn release(&self, hold: &Held<'_>, charge: &Charge) {
-        if hold.payload.is_fresh() {
-            hold.slot.release(Word::DEAD);
-            self.table.uncount(self.table.shard(charge.key), charge);
-        } else {
-            hold.slot.release(Word::live(hold.payload));
-        }
-    }
-
-    /// Ends a hold with a new state.
-    fn release_with(&self, hold: &Held<'_>, charge: &Charge, fill: Fill, now: Now) {
-        let shard = self.table.shard(charge.key);
-        let cell = hold.payload.cell();
-        if fill.is_fresh() {
-            hold.slot.release(Word::DEAD);
-            self.table.uncount(shard, charge);
-        } else if let Some(cell) = cell {
-            shard.cells.write(cell, charge.quota.wide(fill, now));
-            return hold.slot.release(Word::live(hold.payload));
-        } else if let Some(value) = self.narrow(hold, charge, fill, now) {
-            return hold.slot.release(Word::live(Payload::narrow(value)));
-        } else {
-            let cell = shard.cells.take();
-            shard.cells.write(cell, charge.quota.wide(fill, now));
-            return hold.slot.release(Word::live(Payload::wide(cell)));
-        }
-        if let Some(cell) = cell {
-            shard.cells.give(cell);
-        }
-    }
-
-    /// The narrow value of a fill, if this slot can hold one and the sweeper can judge it.
-    fn narrow(&self, hold: &Held<'_>, charge: &Charge, fill: Fill, now: Now) -> Option<u64> {
-        let value = charge.quota.narrow(fill, now)?;
-        hold.slot.meta().can_be_narrow().then_some(value)
+        worked
     }
 }
 
-impl Table {
-    /// Counts a counter that is about to come.
-    fn count(&self, shard: &Shard, charge: &Charge) -> Result<(), Refusal> {
-        self.counts.add(charge.limit)?;
-        shard.count_live();
-        Ok(())
-    }
-
-    /// Takes back [`Table::count`]; always false, for a counter that did not come after all.
-    fn uncount(&self, shard: &Shard, charge: &Charge) -> bool {
-        self.counts.remove(charge.limit);
-        shard.uncount_live();
-        false
-    }
-
-    /// What a new slot with a narrow counter is for. `None`: its window's length has no number,
-    /// so the sweeper could not tell when the counter is over.
-    fn meta_narrow(&self, charge: &Charge) -> Option<Meta> {
-        let window = match &charge.quota {
-            Quota::Bucket(_) => Meta::NO_WINDOW,
-            Quota::Fixed(fixed) => self.windows.number(fixed.window())?,
-        };
-        Some(Meta::new(charge.key, charge.quota.kind(), charge.limit, window))
-    }
-
-    /// What a new slot is for whose counter may become wide. A wide one knows its own window.
-    fn meta(&self, charge: &Charge) -> Meta {
-        let kind = charge.quota.kind();
-        let wide = || Meta::new(charge.key, kind, charge.limit, Meta::WINDOW_IN_CELL);
-        self.meta_narrow(charge).unwrap_or_else(wide)
-    }
+/// The counters of a check, all of them held, each once and in key order.
+struct HeldAll<'a, 'g> {
+    pinned: &'a Pinned<'a>,
+    charges: &'a [Charge],
+    /// Of each counter the place of its first charge.
+    order: &'a [usize],
+    /// What the check takes from each in all.
+    costs: &'a [u64; CHARGES_MAX],
+    held: &'a mut [Option<Held<'g>>; CHARGES_MAX],
+    now: Now,
 }
 
-fn fill(shard: &Shard, charge: &Charge, payload: Payload, now: Now) -> Fill {
-    match payload.cell() {
-        Some(cell) => charge.quota.fill_wide(shard.cells.read(cell), now),
-        None => charge.quota.fill_narrow(payload.value(), now),
+impl<'g> HeldAll<'_, 'g> {
+    fn len(&self) -> usize {
+        self.order.len()
+    }
+
+    fn charge(&self, index: usize) -> &Charge {
+        &self.charges[self.order[index]]
+    }
+
+    fn at(&mut self, index: usize) -> (&mut Held<'g>, Now) {
+        (self.held[index].as_mut().expect("every counter in the order is held"), self.now)
+    }
+
+    fn fill(&mut self, index: usize) -> Fill {
+        let (charge, cost, pinned) = (*self.charge(index), self.costs[index], self.pinned);
+        let (hold, now) = self.at(index);
+        pinned.fill(hold, &charge.quota, cost, now)
+    }
+
+    fn change(&mut self, index: usize, change: Change) -> Fill {
+        let (charge, cost, pinned) = (*self.charge(index), self.costs[index], self.pinned);
+        let (hold, now) = self.at(index);
+        pinned.change(hold, &charge, change, cost, now)
+    }
+
+    /// Whether an allowed check is given a permit of this counter.
+    fn gives(&self, index: usize, fits: bool) -> bool {
+        self.charge(index).quota.form() == Form::Permits && self.costs[index] > 0 && fits
+    }
+
+    fn grant(&mut self, index: usize, grant: &mut Grant) -> Fill {
+        let (charge, cost, pinned) = (*self.charge(index), self.costs[index], self.pinned);
+        let (hold, now) = self.at(index);
+        if let Quota::Concurrent(concurrent) = &charge.quota {
+            let counter = (charge.key, charge.limit);
+            pinned.grant(grant, hold, counter, (concurrent, cost), now);
+        }
+        self.fill(index)
+    }
+
+    /// Gives every charge on this counter its reading.
+    fn note(&self, readings: &mut [Option<Reading>], index: usize, fill: Fill, fits: bool) {
+        let (key, cost) = (self.charge(index).key, self.costs[index]);
+        for (charge, noted) in self.charges.iter().zip(readings) {
+            if charge.key == key && charge.quota.form() != Form::None {
+                *noted = Some(Reading { cost, fits, ..reading(charge, fill) });
+            }
+        }
     }
 }
 
 #[inline]
 fn reading(charge: &Charge, fill: Fill) -> Reading {
-    Reading { quota: charge.quota, fill, cost: charge.cost, fits: true }
+    let Charge { quota, cost, effect, .. } = *charge;
+    Reading { quota, fill, cost, fits: true, effect }
 }
 
-fn decision(readings: &[Reading], now: Now) -> Decision {
-    let fits = readings.iter().all(|reading| reading.fits);
-    let verdict = if fits { Verdict::Allow } else { Verdict::Deny };
-    Decision { verdict, binding: binding(verdict, readings), now }
+/// What a limit says that keeps no counter.
+fn stateless(charge: &Charge) -> Reading {
+    let fits = charge.quota.fits(Fill::Stateless, charge.cost);
+    Reading { fits, ..reading(charge, Fill::Stateless) }
 }
 
-/// Gives every charge on `key` its reading.
-fn note(charges: &[Charge], readings: &mut [Option<Reading>], read: Reading, key: Key) {
-    for (charge, reading) in charges.iter().zip(readings) {
-        if charge.key == key {
-            *reading = Some(read);
-        }
+fn decision(readings: &[Reading], now: Now, permit: Option<Permit>) -> Decision {
+    let passes = readings.iter().all(Reading::passes);
+    let verdict = if passes { Verdict::Allow } else { Verdict::Deny };
+    Decision { verdict, binding: binding(verdict, readings), now, permit }
+}
+
+/// Whether a bucket was last charged by other numbers than the charge's.
+#[inline]
+fn is_of_other_numbers(meta: Meta, charge: &Charge) -> bool {
+    match &charge.quota {
+        Quota::Bucket(bucket) => meta.generation() != bucket.generation(),
+        _ => false,
     }
 }
 
-/// What the check takes from this charge's counter in all.
+/// What the check takes from this charge's counter in all. A charge without a counter is by itself.
 fn cost_on_key(charges: &[Charge], of: &Charge) -> Result<u64, Refusal> {
+    if of.quota.form() == Form::None {
+        return Ok(of.cost);
+    }
+    let same = |charge: &&Charge| charge.key == of.key && charge.quota.form() != Form::None;
     let mut cost = 0_u64;
-    for charge in charges.iter().filter(|charge| charge.key == of.key) {
-        if charge.quota != of.quota {
+    for charge in charges.iter().filter(same) {
+        if charge.quota != of.quota || charge.effect != of.effect || charge.on != of.on {
             return Err(Refusal::UnlikeQuotas);
         }
         cost = cost.saturating_add(charge.cost);
@@ -501,11 +521,14 @@ fn cost_on_key(charges: &[Charge], of: &Charge) -> Result<u64, Refusal> {
     Ok(cost)
 }
 
-/// Places of the charges in key order, each key once: holds are taken in one order everywhere,
-/// so two checks never wait for each other.
+/// Places of the charges that have counters in key order, each key once: holds are taken in one
+/// order everywhere, so two checks never wait for each other.
 fn order_by_key<'a>(charges: &[Charge], order: &'a mut [usize; CHARGES_MAX]) -> &'a [usize] {
     let mut len = 0;
     for (place, charge) in charges.iter().enumerate() {
+        if charge.quota.form() == Form::None {
+            continue;
+        }
         let at = order[..len].partition_point(|&other| charges[other].key < charge.key);
         if at < len && charges[order[at]].key == charge.key {
             continue;
@@ -525,4 +548,13 @@ fn within_horizon(now: Now) -> Result<(), Refusal> {
 fn within_charges(charges: &[Charge]) -> Result<(), Refusal> {
     let found = charges.len();
     if found <= CHARGES_MAX { Ok(()) } else { Err(Refusal::TooManyCharges { found }) }
+}
+
+/// A calendar charge knows two windows; past them it has to be resolved again.
+#[inline]
+fn within_window(charge: &Charge, now: Now) -> Result<(), Refusal> {
+    match &charge.quota {
+        Quota::Calendar(calendar) if calendar.is_stale(now) => Err(Refusal::WindowPassed),
+        _ => Ok(()),
+    }
 }

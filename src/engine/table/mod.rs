@@ -7,6 +7,10 @@
 //! back; whoever meets a held word waits for it, also while helping a shard to grow.
 //! ARCHITECTURE.md says why.
 //!
+//! What a slot's word cannot hold is beside the slots, in pools: cells of a few numbers, rings of
+//! sub-windows, shares of permits. Each piece belongs to one counter and is touched by whoever
+//! holds that counter's slot, by nobody else.
+//!
 //! Nothing is ever charged provisionally, so nothing is ever undone: undoing a charge on a word
 //! that others have advanced since would admit too much.
 
@@ -18,10 +22,14 @@ mod cells;
 mod check;
 mod count;
 mod grow;
+mod held;
+mod permits;
 mod pool;
 mod probe;
+mod rings;
 mod segment;
 mod shard;
+mod shares;
 mod slot;
 mod sweep;
 
@@ -34,14 +42,18 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 
 use super::command::LimitId;
-use super::key::Key;
+use super::key::{Key, Seed};
+use super::permit::PermitSpaces;
 use super::sync::epoch::{self, Guard};
+use super::sync::{AtomicU64, Ordering};
 use super::time::Now;
 
 use cells::Cells;
 use count::{Counts, Windows};
+use rings::Rings;
 use segment::Segments;
 use shard::Shard;
+use shares::Shares;
 
 pub use sweep::{SweepCursor, Swept};
 
@@ -57,10 +69,15 @@ pub const LIMITS_MAX: usize = 4096;
 /// All counters of an instance.
 pub struct Table {
     shards: Box<[Shard]>,
-    cells: Arc<Cells>,
+    cells: Cells,
+    rings: Rings,
+    shares: Shares,
     shape: Shape,
     counts: Counts,
     windows: Windows,
+    permits: PermitSpaces,
+    /// Number of the next permit.
+    next_permit: AtomicU64,
 }
 
 /// How the table is cut up.
@@ -73,13 +90,13 @@ struct Shape {
 /// What the table holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Usage {
-    /// Counters that differ from fresh ones, as last swept.
+    /// Counters that differ from fresh ones, and shares of permits, as last swept.
     pub keys: u64,
     /// The most of them.
     pub keys_max: u64,
     /// Slots in the shards' arrays, vacant ones included.
     pub slots: u64,
-    /// Bytes of those slots and of the wide cells.
+    /// Bytes of those slots and of what lies beside them.
     pub bytes: u64,
 }
 
@@ -118,25 +135,36 @@ pub struct Pinned<'t> {
 }
 
 impl Table {
-    /// An empty table that holds at most `keys_max` counters.
-    pub fn new(keys_max: u64) -> Self {
+    /// An empty table that holds at most `keys_max` counters and shares of permits. Ids of permits
+    /// derive from `seed`.
+    pub fn new(keys_max: u64, seed: &Seed) -> Self {
         let shards = keys_max.div_ceil(KEYS_PER_SHARD).clamp(1, SHARDS_MAX as u64) as usize;
-        Self::with_shape(keys_max, shards.next_power_of_two(), probe::SLOTS_MIN)
+        Self::with_shape(keys_max, seed, shards.next_power_of_two(), probe::SLOTS_MIN)
     }
 
     /// A table of `shards` shards, a power of two, whose arrays have at least `slots_min` slots.
-    fn with_shape(keys_max: u64, shards: usize, slots_min: u32) -> Self {
+    fn with_shape(keys_max: u64, seed: &Seed, shards: usize, slots_min: u32) -> Self {
         debug_assert!(shards.is_power_of_two());
         let slots = |index| probe::slots_at_first(index, shards, slots_min);
-        let (pool, cells) = (Arc::new(Segments::new()), Arc::new(Cells::new()));
-        let shard = |index| Shard::new(slots(index), &pool, &cells);
+        let pool = Arc::new(Segments::new());
+        let shard = |index| Shard::new(slots(index), &pool);
         Self {
             shards: (0..shards).map(shard).collect(),
-            cells,
+            cells: Cells::new(),
+            rings: Rings::new(),
+            shares: Shares::new(),
             shape: Shape { shard_bits: shards.ilog2() },
             counts: Counts::new(keys_max),
             windows: Windows::new(),
+            permits: PermitSpaces::derive(seed),
+            next_permit: AtomicU64::new(1),
         }
+    }
+
+    /// Numbers the permits from here on. Ids are never given twice as long as numbers only go up;
+    /// replicas that number alike give the same ids.
+    pub fn number_permits_from(&self, number: u64) {
+        self.next_permit.store(number, Ordering::Relaxed);
     }
 
     /// Lets counters of `limit` number at most `keys_max`. Without it only the overall cap holds.
@@ -159,7 +187,8 @@ impl Table {
     pub fn usage(&self) -> Usage {
         let guard = epoch::pin();
         let slots = self.shards.iter().map(|shard| shard.slots(&guard)).sum();
-        let bytes = slots * size_of::<slot::Slot>() as u64 + self.cells.bytes();
+        let beside = self.cells.bytes() + self.rings.bytes() + self.shares.bytes();
+        let bytes = slots * size_of::<slot::Slot>() as u64 + beside;
         Usage { keys: self.counts.all(), keys_max: self.counts.keys_max(), slots, bytes }
     }
 

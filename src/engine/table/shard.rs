@@ -1,4 +1,4 @@
-//! One shard: the arrays its counters are in, and its wide cells.
+//! One shard: the arrays its counters are in.
 
 use alloc::sync::Arc;
 
@@ -8,7 +8,6 @@ use crate::engine::sync::{AtomicU32, Ordering};
 
 use super::Shape;
 use super::array::{Array, Located};
-use super::cells::Cells;
 use super::segment::Segments;
 use super::slot::{Meta, Slot, Word};
 
@@ -18,8 +17,7 @@ pub(super) struct Shard {
     pub(super) current: Atomic<Array>,
     /// Counters that differ from fresh ones.
     pub(super) live: AtomicU32,
-    /// Wide cells and slot segments: every shard's come from the same pools.
-    pub(super) cells: Arc<Cells>,
+    /// Slot segments: every shard's come from the same pool.
     pub(super) pool: Arc<Segments>,
     /// Slots of this shard's first array; later ones are multiples of it.
     pub(super) slots_at_first: u32,
@@ -44,11 +42,10 @@ pub(super) struct Path<'g> {
 }
 
 impl Shard {
-    pub(super) fn new(slots: u32, pool: &Arc<Segments>, cells: &Arc<Cells>) -> Self {
+    pub(super) fn new(slots: u32, pool: &Arc<Segments>) -> Self {
         Self {
             current: Atomic::new(Array::new(slots, pool)),
             live: AtomicU32::new(0),
-            cells: Arc::clone(cells),
             pool: Arc::clone(pool),
             slots_at_first: slots,
         }

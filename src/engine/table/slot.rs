@@ -4,8 +4,8 @@
 //! ```text
 //! state  63 HELD   62 MOVING   61 WIDE   60..0 value, or number of the wide cell
 //!        HELD and MOVING together: not a counter, see the values of [`Word`]
-//! meta   63..48 fingerprint   47..32 limit   31..16 window number   15..8 generation
-//!        7..4 snapshot tag   3..0 kind, never zero
+//! meta   63..48 fingerprint   47..32 limit   31..8 a bucket's generation, or in 31..16 a window
+//!        number   7..4 snapshot tag   3..0 what it holds, never zero
 //! key    two words, written once between claim and publication
 //! ```
 //!
@@ -20,16 +20,19 @@
 
 use crate::engine::command::LimitId;
 use crate::engine::key::Key;
+use crate::engine::kinds::GENERATION_BITS;
 use crate::engine::quota::Kind;
 use crate::engine::sync::{AtomicU64, Ordering};
+
+use super::rings::RingId;
 
 const HELD: u64 = 1 << 63;
 const MOVING: u64 = 1 << 62;
 const WIDE: u64 = 1 << 61;
 const SPECIAL: u64 = HELD | MOVING;
 
-/// What a live counter's word says: a narrow value, or the number of its wide cell. Zero is a
-/// fresh counter, which only a held slot can be.
+/// What a live counter's word says: a narrow value, or where its wide form is. Zero is a fresh
+/// counter, which only a held slot can be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Payload(u64);
 
@@ -42,14 +45,30 @@ impl Payload {
         Self(value)
     }
 
-    pub(super) const fn wide(cell: u32) -> Self {
-        Self(WIDE | cell as u64)
+    /// A counter in the cell, or a permit's share in the record, of this number.
+    pub(super) const fn wide(number: u32) -> Self {
+        Self(WIDE | number as u64)
     }
 
-    /// The number of the wide cell, if it is one.
+    /// A counter in this ring.
+    pub(super) const fn ring(id: RingId) -> Self {
+        Self(WIDE | (id.class() as u64) << 32 | id.number as u64)
+    }
+
+    #[inline]
+    pub(super) const fn is_wide(self) -> bool {
+        self.0 & WIDE != 0
+    }
+
+    /// The number of the cell or record, if it is wide.
     #[inline]
     pub(super) const fn cell(self) -> Option<u32> {
-        if self.0 & WIDE == 0 { None } else { Some(self.0 as u32) }
+        if self.is_wide() { Some(self.0 as u32) } else { None }
+    }
+
+    /// The ring, if it is wide.
+    pub(super) const fn ring_id(self) -> Option<RingId> {
+        if self.is_wide() { Some(RingId::new(self.0 as u32, (self.0 >> 32) as u8)) } else { None }
     }
 
     /// The narrow value; call only without a cell.
@@ -122,9 +141,28 @@ pub(super) enum State {
     Killed,
 }
 
-/// What a slot is for; written by its claim, never changed.
+/// What a slot has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Holds {
+    /// A counter of this kind.
+    Counter(Kind),
+    /// A share of a permit: its key is the permit's, its payload the record's number.
+    Share,
+}
+
+/// The number of [`Holds::Share`], behind those of the kinds.
+const SHARE: u64 = 8;
+
+const _: () = assert!((Kind::Cap as u64) < SHARE && SHARE < 16);
+
+/// What a slot is for; written by its claim. Only a bucket's generation may change afterwards,
+/// while the slot is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Meta(u64);
+
+const DETAIL_SHIFT: u32 = 8;
+const DETAIL: u64 = ((1 << GENERATION_BITS) - 1) << DETAIL_SHIFT;
+const _: () = assert!(GENERATION_BITS == 24);
 
 impl Meta {
     /// Nobody's yet.
@@ -132,14 +170,27 @@ impl Meta {
     /// Nobody's any more: the array is being moved, and the key must go to the next one.
     pub(super) const SEALED: Self = Self(u64::MAX);
 
-    /// Window number of kinds that have none.
-    pub(super) const NO_WINDOW: u16 = 0;
-    /// Window number of a slot whose counter is always wide.
-    pub(super) const WINDOW_IN_CELL: u16 = u16::MAX;
+    /// Window number of a slot whose counter is always wide, or needs none.
+    pub(super) const NO_WINDOW: u16 = u16::MAX;
 
-    pub(super) const fn new(key: Key, kind: Kind, limit: LimitId, window: u16) -> Self {
-        let fingerprint = fingerprint(key) as u64;
-        Self((fingerprint << 48) | ((limit.0 as u64) << 32) | ((window as u64) << 16) | kind as u64)
+    const fn new(key: Key, limit: LimitId, detail: u32, holds: u64) -> Self {
+        let detail = (detail as u64) << DETAIL_SHIFT;
+        Self((fingerprint(key) as u64) << 48 | (limit.0 as u64) << 32 | detail | holds)
+    }
+
+    /// A bucket, last charged by numbers of this generation.
+    pub(super) const fn bucket(key: Key, limit: LimitId, generation: u32) -> Self {
+        Self::new(key, limit, generation, Kind::Bucket as u64)
+    }
+
+    /// A counter of another kind, with the number of its window's length.
+    pub(super) const fn counter(key: Key, kind: Kind, limit: LimitId, window: u16) -> Self {
+        Self::new(key, limit, (window as u32) << 8, kind as u64)
+    }
+
+    /// A share of a permit.
+    pub(super) const fn share(key: Key, limit: LimitId) -> Self {
+        Self::new(key, limit, 0, SHARE)
     }
 
     #[inline]
@@ -151,21 +202,39 @@ impl Meta {
         LimitId((self.0 >> 32) as u16)
     }
 
-    /// Number of the window's length in the table's list of them.
+    /// Number of the window's length in the table's list of them; not of a bucket.
     pub(super) const fn window(self) -> u16 {
         (self.0 >> 16) as u16
     }
 
-    /// Whether the sweeper could judge a narrow counter here.
-    pub(super) const fn can_be_narrow(self) -> bool {
-        self.window() != Self::WINDOW_IN_CELL
+    /// By which numbers a bucket was last charged.
+    #[inline]
+    pub(super) const fn generation(self) -> u32 {
+        ((self.0 & DETAIL) >> DETAIL_SHIFT) as u32
     }
 
-    pub(super) const fn kind(self) -> Kind {
-        match self.0 & 0xf {
-            1 => Kind::Bucket,
-            _ => Kind::Fixed,
+    const fn with_generation(self, generation: u32) -> Self {
+        Self(self.0 & !DETAIL | (generation as u64) << DETAIL_SHIFT)
+    }
+
+    /// Whether the sweeper could judge a narrow counter here.
+    pub(super) const fn can_be_narrow(self) -> bool {
+        match self.holds() {
+            Holds::Counter(Kind::Fixed | Kind::Calendar) => self.window() != Self::NO_WINDOW,
+            _ => true,
         }
+    }
+
+    pub(super) const fn holds(self) -> Holds {
+        Holds::Counter(match self.0 & 0xf {
+            1 => Kind::Bucket,
+            2 => Kind::Sliding,
+            3 => Kind::Fixed,
+            4 => Kind::Calendar,
+            5 => Kind::Concurrent,
+            6 => Kind::Level,
+            _ => return Holds::Share,
+        })
     }
 }
 
@@ -215,6 +284,14 @@ impl Slot {
         // Acquire pairs with the release of `publish`, `swap` and `release`: whoever sees a
         // counter sees its key and its wide cell.
         Word(self.state.load(Ordering::Acquire))
+    }
+
+    /// Says by which numbers a bucket is charged from now on. The caller holds the slot; the
+    /// release of the hold publishes it to whoever reads the word first.
+    pub(super) fn set_generation(&self, generation: u32) {
+        debug_assert!(matches!(self.word().state(), State::Held));
+        let meta = Meta(self.meta.load(Ordering::Relaxed)).with_generation(generation);
+        self.meta.store(meta.0, Ordering::Relaxed);
     }
 
     /// The key of a slot whose word is neither unborn nor killed.

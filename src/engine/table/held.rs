@@ -1,0 +1,327 @@
+//! Holds: counters that one thread alone may change for a moment, and what is done with them.
+
+use crate::engine::command::{Amend, Charge, LimitId};
+use crate::engine::decision::Refusal;
+use crate::engine::key::Key;
+use crate::engine::kinds::{Fill, Form, Ring};
+use crate::engine::quota::Quota;
+use crate::engine::sync::Backoff;
+use crate::engine::time::Now;
+
+use super::permits::Heap;
+use super::shard::{Path, Place, Shard};
+use super::slot::{Meta, Payload, Slot, State, Word};
+use super::{Pinned, Table};
+
+/// A counter that this thread alone may change, until it is released.
+pub(super) struct Held<'g> {
+    pub(super) slot: &'g Slot,
+    /// What its word says when it is released.
+    pub(super) payload: Payload,
+}
+
+/// What becomes of a held counter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    /// It stays as it is.
+    None,
+    /// So many units are charged.
+    Charge(u64),
+    /// So many units are charged as far as there are any.
+    Saturate(u64),
+    /// It is changed after the fact.
+    Amend(Amend),
+}
+
+impl Pinned<'_> {
+    /// Takes a counter for this thread alone, made fresh if there was none.
+    pub(super) fn hold(&self, charge: &Charge) -> Result<Held<'_>, Refusal> {
+        let shard = self.table.shard(charge.key);
+        let mut path: Path<'_> = shard.path(charge.key, self.table.shape, &self.guard);
+        let mut backoff = Backoff::new();
+        loop {
+            match path.locate() {
+                Place::Vacant(slot) => {
+                    self.table.count(shard, charge.limit)?;
+                    let meta = self.table.meta(charge);
+                    if path.insert(slot, meta, Word::held(Payload::FRESH)) {
+                        return Ok(Held { slot, payload: Payload::FRESH });
+                    }
+                    self.table.uncount(shard, charge.limit);
+                }
+                Place::Found(slot) => match slot.word().state() {
+                    State::Dead => {
+                        self.table.count(shard, charge.limit)?;
+                        if slot.swap(Word::DEAD, Word::held(Payload::FRESH)) {
+                            return Ok(Held { slot, payload: Payload::FRESH });
+                        }
+                        self.table.uncount(shard, charge.limit);
+                    }
+                    State::Held => backoff.wait(),
+                    _ => {
+                        if let Some(held) = take(&mut path, slot) {
+                            return Ok(held);
+                        }
+                    }
+                },
+            }
+        }
+    }
+
+    /// Takes the counter of `key` for this thread alone, if there is one.
+    pub(super) fn hold_present(&self, key: Key) -> Option<Held<'_>> {
+        let shard = self.table.shard(key);
+        let mut path: Path<'_> = shard.path(key, self.table.shape, &self.guard);
+        let mut backoff = Backoff::new();
+        loop {
+            let slot = path.find()?;
+            match slot.word().state() {
+                State::Dead => return None,
+                State::Held => backoff.wait(),
+                _ => {
+                    if let Some(held) = take(&mut path, slot) {
+                        return Some(held);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Ends a hold. A counter without a payload is fresh and makes room.
+    pub(super) fn end_hold(&self, hold: &Held<'_>, key: Key) {
+        if hold.payload.is_fresh() {
+            let limit = hold.slot.meta().limit();
+            hold.slot.release(Word::DEAD);
+            self.table.uncount(self.table.shard(key), limit);
+        } else {
+            hold.slot.release(Word::live(hold.payload));
+        }
+    }
+
+    /// Brings a held counter to the moment and to the charge's numbers, whatever becomes of the
+    /// check: permits that have lapsed are gone, and a bucket that other numbers filled keeps the
+    /// time at which it is full, but no longer than a refill ahead.
+    pub(super) fn settle(&self, hold: &mut Held<'_>, charge: &Charge, now: Now) {
+        match &charge.quota {
+            Quota::Bucket(bucket) if !hold.payload.is_fresh() => {
+                if hold.slot.meta().generation() != bucket.generation() {
+                    let fill = self.numbers(hold.payload, &charge.quota, now);
+                    let converted = charge.quota.converted(fill);
+                    if converted != fill {
+                        self.put_numbers(hold, &charge.quota, converted, now);
+                    }
+                    hold.slot.set_generation(bucket.generation());
+                }
+            }
+            Quota::Bucket(bucket) => hold.slot.set_generation(bucket.generation()),
+            Quota::Concurrent(_) => {
+                let mut heap = self.heap(hold);
+                if self.lapse(&mut heap, now) {
+                    self.put_heap(hold, heap);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// How full a held and settled counter stands for a check of `cost`.
+    pub(super) fn fill(&self, hold: &Held<'_>, quota: &Quota, cost: u64, now: Now) -> Fill {
+        match quota.form() {
+            Form::Numbers => self.numbers(hold.payload, quota, now),
+            Form::Ring => {
+                let mut ring = self.ring(hold, quota);
+                ring.advance(now);
+                ring.fill(quota.limit(), cost, now)
+            }
+            Form::Permits => self.heap(hold).fill(self, now),
+            Form::None => Fill::Stateless,
+        }
+    }
+
+    /// Makes a change to a held and settled counter, all but the giving of permits. Returns how
+    /// full it then stands for a check of `cost`.
+    pub(super) fn change(
+        &self,
+        hold: &mut Held<'_>,
+        charge: &Charge,
+        change: Change,
+        cost: u64,
+        now: Now,
+    ) -> Fill {
+        let quota = &charge.quota;
+        match quota.form() {
+            Form::Numbers => {
+                let fill = self.numbers(hold.payload, quota, now);
+                let fill = match change {
+                    Change::None => return fill,
+                    Change::Charge(cost) => quota.charged(fill, cost),
+                    Change::Saturate(cost) => quota.saturated(fill, cost),
+                    Change::Amend(amend) => quota.amended(fill, amend),
+                };
+                self.put_numbers(hold, quota, fill, now);
+                fill
+            }
+            Form::Ring => {
+                let mut ring = self.ring(hold, quota);
+                ring.advance(now);
+                if change != Change::None {
+                    change_ring(&mut ring, quota.limit(), change);
+                    self.put_ring(hold, quota, &ring);
+                }
+                ring.fill(quota.limit(), cost, now)
+            }
+            Form::Permits => {
+                if change == Change::Amend(Amend::Set(0)) {
+                    let mut heap = self.heap(hold);
+                    self.release_all(&mut heap);
+                    self.put_heap(hold, heap);
+                }
+                self.heap(hold).fill(self, now)
+            }
+            Form::None => Fill::Stateless,
+        }
+    }
+
+    /// How full a counter of a few numbers stands.
+    fn numbers(&self, payload: Payload, quota: &Quota, now: Now) -> Fill {
+        match payload.cell() {
+            Some(cell) => quota.fill_wide(self.table.cells.read(cell), now),
+            None => quota.fill_narrow(payload.value(), now),
+        }
+    }
+
+    fn put_numbers(&self, hold: &mut Held<'_>, quota: &Quota, fill: Fill, now: Now) {
+        let cells = &self.table.cells;
+        let cell = hold.payload.cell();
+        let narrow = || quota.narrow(fill, now).filter(|_| hold.slot.meta().can_be_narrow());
+        if fill.is_fresh() {
+            hold.payload = Payload::FRESH;
+        } else if let Some(cell) = cell {
+            return cells.write(cell, quota.wide(fill, now));
+        } else if let Some(value) = narrow() {
+            hold.payload = Payload::narrow(value);
+        } else {
+            let cell = cells.take();
+            cells.write(cell, quota.wide(fill, now));
+            hold.payload = Payload::wide(cell);
+        }
+        if let Some(cell) = cell {
+            cells.give(cell);
+        }
+    }
+
+    fn ring(&self, hold: &Held<'_>, quota: &Quota) -> Ring {
+        let Quota::Sliding(sliding) = quota else { unreachable!("only sliding windows have rings") };
+        match hold.payload.ring_id() {
+            Some(id) => self.table.rings.read(id),
+            None => Ring::fresh(sliding),
+        }
+    }
+
+    fn put_ring(&self, hold: &mut Held<'_>, quota: &Quota, ring: &Ring) {
+        let at = hold.payload.ring_id();
+        if ring.total == 0 {
+            hold.payload = Payload::FRESH;
+            if let Some(id) = at {
+                self.table.rings.give(id);
+            }
+        } else {
+            hold.payload = Payload::ring(self.table.rings.write(at, ring, quota.limit()));
+        }
+    }
+
+    /// The permits of a held counter.
+    pub(super) fn heap(&self, hold: &Held<'_>) -> Heap {
+        match hold.payload.cell() {
+            Some(cell) => Heap::from_words(self.table.cells.read(cell)),
+            None => Heap::default(),
+        }
+    }
+
+    pub(super) fn put_heap(&self, hold: &mut Held<'_>, heap: Heap) {
+        let cells = &self.table.cells;
+        match (hold.payload.cell(), heap.is_empty()) {
+            (Some(cell), false) => cells.write(cell, heap.to_words()),
+            (Some(cell), true) => {
+                hold.payload = Payload::FRESH;
+                cells.give(cell);
+            }
+            (None, false) => {
+                let cell = cells.take();
+                cells.write(cell, heap.to_words());
+                hold.payload = Payload::wide(cell);
+            }
+            (None, true) => {}
+        }
+    }
+}
+
+/// The same changes as [`Quota::charged`], [`Quota::saturated`] and [`Quota::amended`] make.
+fn change_ring(ring: &mut Ring, units: u64, change: Change) {
+    let deepest = units.saturating_mul(2);
+    let room = |most: u64| most.saturating_sub(ring.total);
+    match change {
+        Change::None => {}
+        Change::Charge(cost) => ring.charge(cost),
+        Change::Saturate(cost) => ring.charge(cost.min(room(units))),
+        Change::Amend(Amend::Add(more)) => ring.charge(more.min(room(deepest))),
+        Change::Amend(Amend::GiveBack(less)) => ring.give_back(less),
+        Change::Amend(Amend::Set(used)) => {
+            let used = used.min(units);
+            ring.charge(room(used));
+            ring.give_back(ring.total - used);
+        }
+    }
+}
+
+/// Takes a live slot, or goes on from one that has moved. `None`: look again.
+fn take<'g>(path: &mut Path<'g>, slot: &'g Slot) -> Option<Held<'g>> {
+    let word = slot.word();
+    match word.state() {
+        State::Live(payload) => {
+            slot.swap(word, Word::held(payload)).then_some(Held { slot, payload })
+        }
+        State::Moving(_) | State::Moved => {
+            path.follow(slot);
+            None
+        }
+        _ => None,
+    }
+}
+
+impl Table {
+    /// Counts a counter that is about to come.
+    pub(super) fn count(&self, shard: &Shard, limit: LimitId) -> Result<(), Refusal> {
+        self.counts.add(limit)?;
+        shard.count_live();
+        Ok(())
+    }
+
+    /// Takes back [`Table::count`]; always false, for a counter that did not come after all.
+    pub(super) fn uncount(&self, shard: &Shard, limit: LimitId) -> bool {
+        self.counts.remove(limit);
+        shard.uncount_live();
+        false
+    }
+
+    /// What a new slot with a narrow counter is for. `None`: its window's length has no number,
+    /// so the sweeper could not tell when the counter is over.
+    pub(super) fn meta_narrow(&self, charge: &Charge) -> Option<Meta> {
+        let window = match &charge.quota {
+            Quota::Bucket(bucket) => {
+                return Some(Meta::bucket(charge.key, charge.limit, bucket.generation()));
+            }
+            Quota::Fixed(fixed) => self.windows.number(fixed.window())?,
+            Quota::Calendar(calendar) => self.windows.number(calendar.period().longest())?,
+            _ => Meta::NO_WINDOW,
+        };
+        Some(Meta::counter(charge.key, charge.quota.kind(), charge.limit, window))
+    }
+
+    /// What a new slot is for whose counter may become wide. A wide one knows its own window.
+    fn meta(&self, charge: &Charge) -> Meta {
+        let kind = charge.quota.kind();
+        let wide = || Meta::counter(charge.key, kind, charge.limit, Meta::NO_WINDOW);
+        self.meta_narrow(charge).unwrap_or_else(wide)
+    }
+}

@@ -1,0 +1,244 @@
+//! Permits: giving them, giving them back, keeping them longer, letting them lapse.
+//!
+//! A share of a permit is in two places: in the heap of its counter, and in a slot of its own
+//! whose key derives from the permit's id, so that whoever has the id finds it. Both change only
+//! while the counter is held; the share's slot is never held itself. Looking for a share
+//! therefore begins without any hold, learns which counter to hold, and then looks again.
+
+use crate::engine::command::LimitId;
+use crate::engine::decision::Refusal;
+use crate::engine::key::Key;
+use crate::engine::kinds::{Cell, Concurrent, Fill};
+use crate::engine::permit::{Permit, PermitId, Serial};
+use crate::engine::quota::{QuotaError, check_lease};
+use crate::engine::sync::Ordering;
+use crate::engine::time::{Nanos, Now};
+
+use super::held::Held;
+use super::shares::{Link, Share};
+use super::slot::{Meta, Payload, State, Word};
+use super::shard::Place;
+use super::{Pinned, Stamp};
+
+/// The permits of one counter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Heap {
+    /// The share that lapses first.
+    top: Link,
+    /// Units of all of them.
+    held: u64,
+}
+
+impl Heap {
+    pub(super) const fn from_words([top, held, ..]: Cell) -> Self {
+        Self { top: top as Link, held }
+    }
+
+    pub(super) const fn to_words(self) -> Cell {
+        [self.top as u64, self.held, 0, 0]
+    }
+
+    pub(super) const fn is_empty(self) -> bool {
+        self.top == 0
+    }
+
+    pub(super) fn fill(self, pinned: &Pinned<'_>, now: Now) -> Fill {
+        let lapses_after = (!self.is_empty())
+            .then(|| pinned.table.shares.lapses_at(self.top).since(now.time));
+        Fill::Permits { held: self.held, lapses_after }
+    }
+}
+
+/// A permit in the making: its shares are given one after the other.
+pub(super) struct Grant {
+    serial: Serial,
+    given: u8,
+    lapses_after: Nanos,
+}
+
+impl Grant {
+    pub(super) fn permit(&self, pinned: &Pinned<'_>) -> Permit {
+        Permit { id: pinned.table.permits.id(self.serial), lapses_after: self.lapses_after }
+    }
+}
+
+impl<'t> Pinned<'t> {
+    /// Gives a permit back, all of its shares. Returns the units that it still held: none if it
+    /// was given back before, has lapsed, or never was. Doing it twice does no harm.
+    pub fn release<F: FnMut() -> Now>(&self, id: PermitId, stamp: &mut Stamp<F>) -> u64 {
+        let mut units = 0;
+        self.for_each_share(id, stamp, |hold, heap, link, _| {
+            units += self.table.shares.share(link).units;
+            self.remove(heap, link);
+            self.put_heap(hold, *heap);
+        });
+        units
+    }
+
+    /// Keeps a permit for `lease` from now on, or for as long as each share was given for. Returns
+    /// the time until the first of its shares lapses; `None` if it holds nothing any more.
+    ///
+    /// # Errors
+    /// A lease outside the range of leases.
+    pub fn renew<F: FnMut() -> Now>(
+        &self,
+        id: PermitId,
+        lease: Option<Nanos>,
+        stamp: &mut Stamp<F>,
+    ) -> Result<Option<Nanos>, QuotaError> {
+        lease.map_or(Ok(()), check_lease)?;
+        let mut first: Option<Nanos> = None;
+        self.for_each_share(id, stamp, |hold, heap, link, now| {
+            let shares = &self.table.shares;
+            let lease = lease.unwrap_or(shares.share(link).lease);
+            heap.top = shares.move_to(heap.top, link, now.time.after(lease));
+            self.put_heap(hold, *heap);
+            first = Some(first.map_or(lease, |first| first.min(lease)));
+        });
+        Ok(first)
+    }
+
+    /// Holds the counter of each share that has not lapsed, one after the other.
+    fn for_each_share<F: FnMut() -> Now>(
+        &self,
+        id: PermitId,
+        stamp: &mut Stamp<F>,
+        mut each: impl FnMut(&mut Held<'_>, &mut Heap, Link, Now),
+    ) {
+        let Some(serial) = self.table.permits.serial(id) else { return };
+        for number in 0..serial.shares() {
+            let share = self.table.permits.key(serial, number);
+            while let Some(link) = self.find_share(share) {
+                let counter = self.table.shares.counter(link);
+                let Some(mut hold) = self.hold_present(counter) else { continue };
+                let now = stamp.renew();
+                let mut heap = self.heap(&hold);
+                // The record may have been another share's by the time it was read: only what
+                // the holder of its counter sees counts. If that is this counter, nobody else
+                // changes the record, and the share's slot says whether it is this share's.
+                let is_ours = !heap.is_empty()
+                    && self.table.shares.counter(link) == counter
+                    && self.find_share(share) == Some(link);
+                if is_ours {
+                    if self.lapse(&mut heap, now) {
+                        self.put_heap(&mut hold, heap);
+                    }
+                    if self.find_share(share) == Some(link) {
+                        each(&mut hold, &mut heap, link, now);
+                    }
+                }
+                self.end_hold(&hold, counter);
+                if is_ours {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// The record of a share, as its slot names it.
+    fn find_share(&self, key: Key) -> Option<Link> {
+        let mut path = self.table.shard(key).path(key, self.table.shape, &self.guard);
+        loop {
+            let slot = path.find()?;
+            match slot.word().state() {
+                State::Live(payload) | State::Moving(payload) => return payload.cell(),
+                State::Moved => path.follow(slot),
+                _ => return None,
+            }
+        }
+    }
+
+    /// Takes the room for the shares of a permit, all or none. Nothing is given yet.
+    pub(super) fn begin_grant(&self, limits: &[LimitId]) -> Result<Grant, Refusal> {
+        for (counted, limit) in limits.iter().enumerate() {
+            if let Err(refusal) = self.table.counts.add(*limit) {
+                limits[..counted].iter().for_each(|limit| self.table.counts.remove(*limit));
+                return Err(refusal);
+            }
+        }
+        let number = self.table.next_permit.fetch_add(1, Ordering::Relaxed);
+        let serial = Serial::new(number, limits.len() as u8);
+        Ok(Grant { serial, given: 0, lapses_after: Nanos::new(u64::MAX) })
+    }
+
+    /// Gives the next share of a permit. The caller holds its counter.
+    pub(super) fn grant(
+        &self,
+        grant: &mut Grant,
+        hold: &mut Held<'_>,
+        counter: (Key, LimitId),
+        (concurrent, units): (&Concurrent, u64),
+        now: Now,
+    ) {
+        let (shares, mut heap) = (&self.table.shares, self.heap(hold));
+        let lapses_at = now.time.after(concurrent.lease());
+        let lease = concurrent.lease();
+        let (serial, number) = (grant.serial, grant.given);
+        let share = Share { counter: counter.0, serial, number, units, lapses_at, lease };
+        let link = shares.take(&share);
+        let key = self.table.permits.key(serial, number);
+        let shard = self.table.shard(key);
+        shard.count_live();
+        let mut path = shard.path(key, self.table.shape, &self.guard);
+        let (meta, word) = (Meta::share(key, counter.1), Word::live(Payload::wide(link)));
+        loop {
+            // No permit has this number, so the key is new.
+            if let Place::Vacant(slot) = path.locate()
+                && path.insert(slot, meta, word)
+            {
+                break;
+            }
+        }
+        heap.top = shares.push(heap.top, link);
+        heap.held += units;
+        self.put_heap(hold, heap);
+        grant.given += 1;
+        grant.lapses_after = grant.lapses_after.min(lease);
+    }
+
+    /// Lets go of the permits that have lapsed at `now`; true if there were any. The caller holds
+    /// the counter.
+    pub(super) fn lapse(&self, heap: &mut Heap, now: Now) -> bool {
+        let before = *heap;
+        while !heap.is_empty() && self.table.shares.lapses_at(heap.top) <= now.time {
+            self.remove(heap, heap.top);
+        }
+        *heap != before
+    }
+
+    /// Lets go of all permits. The caller holds the counter.
+    pub(super) fn release_all(&self, heap: &mut Heap) {
+        while !heap.is_empty() {
+            self.remove(heap, heap.top);
+        }
+    }
+
+    fn remove(&self, heap: &mut Heap, link: Link) {
+        let shares = &self.table.shares;
+        let share = shares.share(link);
+        heap.top = shares.remove(heap.top, link);
+        heap.held -= share.units;
+        self.forget_share(self.table.permits.key(share.serial, share.number));
+        shares.give(link);
+    }
+
+    /// Takes a share's slot from it. The caller holds the counter, so nobody else does.
+    fn forget_share(&self, key: Key) {
+        let shard = self.table.shard(key);
+        let mut path = shard.path(key, self.table.shape, &self.guard);
+        while let Some(slot) = path.find() {
+            let word = slot.word();
+            match word.state() {
+                State::Live(_) => {
+                    let limit = slot.meta().limit();
+                    if slot.swap(word, Word::DEAD) {
+                        self.table.uncount(shard, limit);
+                        return;
+                    }
+                }
+                State::Moving(_) | State::Moved => path.follow(slot),
+                _ => return,
+            }
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! Rings: where sliding windows keep their sub-windows. A ring belongs to the one slot whose word
+//! names it, and only a holder of that slot touches it.
+//!
+//! Counts are packed as tightly as the largest of them allows, in rings of three classes, so that
+//! a limit of a few thousand units takes 176 bytes a key and none is ever clamped.
+
+use crate::engine::kinds::{Ring, SUBS};
+use crate::engine::sync::{AtomicU64, Ordering};
+
+use super::pool::{Piece, Pool};
+
+/// How wide a ring's counts are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub(super) enum Class {
+    /// 16 bits.
+    Small = 0,
+    /// 32 bits.
+    Medium = 1,
+    /// 64 bits.
+    Large = 2,
+}
+
+impl Class {
+    const fn bits(self) -> u32 {
+        match self {
+            Self::Small => 16,
+            Self::Medium => 32,
+            Self::Large => 64,
+        }
+    }
+
+    /// The narrowest class for counts of at most `most`.
+    const fn holding(most: u64) -> Self {
+        if most < 1 << 16 {
+            Self::Small
+        } else if most < 1 << 32 {
+            Self::Medium
+        } else {
+            Self::Large
+        }
+    }
+
+    const fn of(number: u8) -> Self {
+        match number {
+            0 => Self::Small,
+            1 => Self::Medium,
+            _ => Self::Large,
+        }
+    }
+}
+
+/// Which ring a slot's word names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct RingId {
+    pub(super) number: u32,
+    class: Class,
+}
+
+impl RingId {
+    /// The class and the number as a payload has them.
+    pub(super) const fn new(number: u32, class: u8) -> Self {
+        Self { number, class: Class::of(class) }
+    }
+
+    pub(super) const fn class(self) -> u8 {
+        self.class as u8
+    }
+}
+
+/// Words before the counts: the newest sub-window, the sum, a sub-window's length.
+const HEAD: usize = 3;
+
+const fn words(class: Class) -> usize {
+    HEAD + (SUBS * class.bits() as usize).div_ceil(64)
+}
+
+struct Words<const N: usize>([AtomicU64; N]);
+
+// Safety: atomic words are valid when zero and have nothing to drop.
+unsafe impl<const N: usize> Piece for Words<N> {
+    const FIRST_BLOCK: u32 = if cfg!(table_model) { 2 } else { 64 };
+
+    #[cfg(table_model)]
+    fn blank() -> Self {
+        Self(core::array::from_fn(|_| AtomicU64::new(0)))
+    }
+
+    fn link(&self) -> &AtomicU64 {
+        &self.0[0]
+    }
+
+    /// Whoever takes a ring writes all of it.
+    fn clear(&self) {}
+}
+
+/// The rings of a table.
+pub(super) struct Rings {
+    small: Pool<Words<{ words(Class::Small) }>>,
+    medium: Pool<Words<{ words(Class::Medium) }>>,
+    large: Pool<Words<{ words(Class::Large) }>>,
+}
+
+impl Rings {
+    pub(super) fn new() -> Self {
+        Self { small: Pool::new(), medium: Pool::new(), large: Pool::new() }
+    }
+
+    fn words(&self, id: RingId) -> &[AtomicU64] {
+        match id.class {
+            Class::Small => &self.small.piece(id.number).0,
+            Class::Medium => &self.medium.piece(id.number).0,
+            Class::Large => &self.large.piece(id.number).0,
+        }
+    }
+
+    /// Reads a ring; the caller holds its slot.
+    pub(super) fn read(&self, id: RingId) -> Ring {
+        let words = self.words(id);
+        let load = |index: usize| words[index].load(Ordering::Relaxed);
+        let (bits, per_word) = (id.class.bits(), (64 / id.class.bits()) as usize);
+        let mask = u64::MAX >> (64 - bits);
+        let mut counts = [0; SUBS];
+        for (chunk, word) in counts.chunks_mut(per_word).zip(&words[HEAD..]) {
+            let mut word = word.load(Ordering::Relaxed);
+            for count in chunk {
+                *count = word & mask;
+                word = word.checked_shr(bits).unwrap_or(0);
+            }
+        }
+        Ring { newest: load(0), total: load(1), sub_ns: load(2), counts }
+    }
+
+    /// Writes a ring where it is, or to another one if its counts have outgrown it; the caller
+    /// holds its slot, and the release of the hold publishes it. `units` is the limit, by which
+    /// the class of a new ring is chosen.
+    pub(super) fn write(&self, at: Option<RingId>, ring: &Ring, units: u64) -> RingId {
+        let most = ring.counts.iter().copied().max().unwrap_or_default();
+        let id = match at {
+            Some(id) if Class::holding(most) <= id.class => id,
+            _ => {
+                if let Some(outgrown) = at {
+                    self.give(outgrown);
+                }
+                // Debt may come to twice the limit, all of it in one sub-window.
+                self.take(Class::holding(most.max(units.saturating_mul(2))))
+            }
+        };
+        let words = self.words(id);
+        for (word, value) in words.iter().zip([ring.newest, ring.total, ring.sub_ns]) {
+            word.store(value, Ordering::Relaxed);
+        }
+        let (bits, per_word) = (id.class.bits(), (64 / id.class.bits()) as usize);
+        for (chunk, word) in ring.counts.chunks(per_word).zip(&words[HEAD..]) {
+            let packed = chunk
+                .iter()
+                .rev()
+                .fold(0_u64, |word, count| word.checked_shl(bits).unwrap_or(0) | count);
+            word.store(packed, Ordering::Relaxed);
+        }
+        id
+    }
+
+    fn take(&self, class: Class) -> RingId {
+        let number = match class {
+            Class::Small => self.small.take(),
+            Class::Medium => self.medium.take(),
+            Class::Large => self.large.take(),
+        };
+        RingId { number, class }
+    }
+
+    /// Gives a ring back. The caller held its slot and has already let go of its number.
+    pub(super) fn give(&self, id: RingId) {
+        match id.class {
+            Class::Small => self.small.give(id.number),
+            Class::Medium => self.medium.give(id.number),
+            Class::Large => self.large.give(id.number),
+        }
+    }
+
+    /// Bytes that the rings take.
+    pub(super) fn bytes(&self) -> u64 {
+        self.small.bytes() + self.medium.bytes() + self.large.bytes()
+    }
+}
