@@ -8,9 +8,9 @@ use std::sync::Arc;
 use crate::engine::command::{Charge, LimitId};
 use crate::engine::decision::{Decision, Reading, Refusal, Verdict};
 use crate::engine::table::{Pinned, Stamp};
-use crate::engine::time::Now;
+use crate::engine::time::{Now, UtcTime};
 use crate::metrics::cells::{Outcome, Protocol, Worker};
-use crate::policy::{Handle, Request, ResolveError, Resolved, Scratch, Unavailable};
+use crate::policy::{Context, Handle, Request, ResolveError, Resolved, Scratch, Unavailable};
 
 use super::Instance;
 
@@ -36,6 +36,8 @@ pub struct Desk {
     /// Readings of the request decided last.
     pub readings: Vec<Reading>,
     scratch: Scratch,
+    /// By which moment the batch's calendar windows are found, once one was needed.
+    moment: Option<UtcTime>,
 }
 
 /// How a request of a handle was answered.
@@ -72,6 +74,7 @@ impl Desk {
             limits: Vec::new(),
             readings: Vec::new(),
             scratch: Scratch::default(),
+            moment: None,
         }
     }
 
@@ -79,6 +82,7 @@ impl Desk {
     pub fn clear(&mut self) {
         self.charges.clear();
         self.limits.clear();
+        self.moment = None;
     }
 
     /// Resolves a request into the batch's charges, and begins to fetch their counters.
@@ -92,12 +96,23 @@ impl Desk {
         handle: &Handle,
         request: &Request<'_>,
     ) -> Result<Resolved, ResolveError> {
-        let resolved =
-            handle.resolve(request, &mut self.scratch, &mut self.charges, &mut self.limits)?;
+        let context = Context::at(self.moment(handle));
+        let Self { scratch, charges, limits, .. } = self;
+        let resolved = handle.resolve(request, &context, scratch, charges, limits)?;
         for charge in &self.charges[resolved.charges()] {
             pinned.prefetch(charge.key);
         }
         Ok(resolved)
+    }
+
+    /// The moment for limits that follow a calendar. A charge knows the window of this moment and
+    /// the one after it, so the check itself may come later.
+    #[inline]
+    fn moment(&mut self, handle: &Handle) -> UtcTime {
+        if !handle.follows_calendar() {
+            return UtcTime::default();
+        }
+        *self.moment.get_or_insert_with(|| self.instance.clock.now().utc)
     }
 
     /// Takes in a charge that was resolved elsewhere, of the limit with this index in its handle.
@@ -122,6 +137,13 @@ impl Desk {
         intent: Intent,
         stamp: &mut Stamp<F>,
     ) -> Result<Answered, Problem> {
+        if let Some(decision) = handle.ruled(resolved, stamp.now()) {
+            self.readings.clear();
+            if intent == Intent::Charge {
+                self.count(api, resolved, &decision);
+            }
+            return Ok(Answered::Decided(decision));
+        }
         let charges = &self.charges[resolved.charges()];
         let decided = match (intent, charges) {
             (Intent::Charge, _) => pinned.check(charges, stamp, &mut self.readings),

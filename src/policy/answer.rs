@@ -131,7 +131,7 @@ impl Rendered {
 impl Handle {
     /// Writes the answer to a request. `resolved` and `limits` are what [`Handle::resolve`]
     /// yielded for it, the latter its part of all indexes; `readings` are the engine's for its
-    /// charges.
+    /// charges. There are none of either if a rule answered it.
     pub fn render(
         &self,
         resolved: &Resolved,
@@ -141,9 +141,11 @@ impl Handle {
         readings: &[Reading],
         out: &mut Rendered,
     ) {
+        if resolved.rule.is_some() {
+            return self.render_ruled(resolved, request, out);
+        }
         let tier = resolved.tier.or_else(|| self.tier_of(request));
-        let answer =
-            Answer { handle: self, limits, request, decision, readings, tier, rule: None };
+        let answer = Answer { handle: self, limits, request, decision, readings, tier, rule: None };
         let status = match decision.verdict {
             Verdict::Allow => 200,
             Verdict::Deny => answer.binding_limit().map_or(self.denial_status, |l| l.status),
@@ -151,12 +153,11 @@ impl Handle {
         self.write(&answer, status, out);
     }
 
-    /// Writes the answer to a request that a rule decided: see [`Resolved::rule`].
-    pub fn render_ruled(&self, resolved: &Resolved, request: &Request<'_>, out: &mut Rendered) {
+    /// The answer to a request that a rule decided.
+    fn render_ruled(&self, resolved: &Resolved, request: &Request<'_>, out: &mut Rendered) {
         let rule = resolved.rule.filter(|rule| usize::from(*rule) < self.rules.len());
-        let denied = self.ruled(resolved) == Some(RuleEffect::Deny);
-        let verdict = if denied { Verdict::Deny } else { Verdict::Allow };
-        let decision = Decision { verdict, binding: None, now: Now::default(), permit: None };
+        let Some(decision) = self.ruled(resolved, Now::default()) else { return };
+        let denied = decision.verdict == Verdict::Deny;
         let answer = Answer {
             handle: self,
             limits: &[],
@@ -171,6 +172,18 @@ impl Handle {
             _ => 200,
         };
         self.write(&answer, status, out);
+    }
+
+    /// The decision of the rule that answers a request; `None` if the limits do, which the engine
+    /// is asked for.
+    #[inline]
+    pub fn ruled(&self, resolved: &Resolved, now: Now) -> Option<Decision> {
+        let rule = self.rules.get(usize::from(resolved.rule?))?;
+        let verdict = match rule.effect {
+            RuleEffect::Deny => Verdict::Deny,
+            RuleEffect::Bypass => Verdict::Allow,
+        };
+        Some(Decision { verdict, binding: None, now, permit: None })
     }
 
     fn write(&self, answer: &Answer<'_>, status: u16, out: &mut Rendered) {

@@ -114,9 +114,7 @@ impl CalendarWindow {
         let text = |bytes| core::str::from_utf8(bytes).ok();
         let at_zone = match &self.zone {
             Said::Fixed(zone) => zone.clone(),
-            Said::Slot(slot) => {
-                text(zone).and_then(Zone::named).ok_or(NoWindow::Unfit(*slot))?
-            }
+            Said::Slot(slot) => text(zone).and_then(Zone::named).ok_or(NoWindow::Unfit(*slot))?,
         };
         let at_anchor = match &self.anchor {
             Said::Fixed(anchor) => *anchor,

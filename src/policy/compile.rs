@@ -209,7 +209,7 @@ impl<'a> Compiler<'a> {
     /// Tiers to which a rule denies everything need no values.
     fn note_denied_tiers(&mut self, when: &[MatchText]) {
         for entry in when {
-            let MatchText::All(_, all) = entry else { continue };
+            let MatchText::All(all) = entry else { continue };
             let [(key, tiers)] = all.as_slice() else { continue };
             if key.value != TIER {
                 continue;

@@ -19,8 +19,7 @@ impl Policy {
     fn write_summary(&self, handle: &Handle, out: &mut String) -> core::fmt::Result {
         let limits = || self.limits().iter().filter(|limit| *limit.api == *handle.api());
         let names = |mode: Mode| names(limits().filter(|limit| limit.mode == mode));
-        let (enforced, shadow, off) =
-            (names(Mode::Enforce), names(Mode::Shadow), names(Mode::Off));
+        let (enforced, shadow, off) = (names(Mode::Enforce), names(Mode::Shadow), names(Mode::Off));
         let tests = self.tests().iter().filter(|test| test.api() == handle.api()).count();
         write!(out, "{}: {}", handle.api(), count(self.classes(handle.api()).count(), "class"))?;
         write!(out, ", {}", count(enforced + shadow + off, "limit"))?;

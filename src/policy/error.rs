@@ -132,11 +132,6 @@ impl Errors {
         self.list.push((span, message.into(), Some(help.into())));
     }
 
-    /// Notes a construct of the language that this version does not know.
-    pub(super) fn not_yet(&mut self, span: Span, construct: impl fmt::Display) {
-        self.push(span, format!("{construct} is not supported yet"));
-    }
-
     pub(super) fn len(&self) -> usize {
         self.list.len()
     }

@@ -43,6 +43,7 @@ pub struct Handle {
     pub(super) tier_slot: Option<u16>,
     pub(super) tier_default: Option<u16>,
     pub(super) account: Option<AccountSlots>,
+    pub(super) follows_calendar: bool,
     pub(super) answers: Arc<Answers>,
     /// What most classes come down to.
     pub(super) one: Option<One>,
@@ -363,6 +364,12 @@ impl Handle {
     /// Names of the headers of an answer, in the order of their values.
     pub fn header_names(&self) -> impl ExactSizeIterator<Item = &str> {
         self.answers.header_names()
+    }
+
+    /// Whether some limit's windows are the calendar's, so that resolving takes the moment.
+    #[inline]
+    pub fn follows_calendar(&self) -> bool {
+        self.follows_calendar
     }
 
     /// The rules that come before all limits.

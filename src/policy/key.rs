@@ -56,8 +56,7 @@ impl Part {
             Self::Tier { slot } => facts.tier_name.ok_or_else(|| facts.bad_tier(*slot)),
             Self::Method => Ok(facts.method),
             Self::Path if facts.path.len() > VALUE_BYTES_MAX => {
-                let found =
-                    Found::TooLong { bytes: facts.path.len(), bytes_max: VALUE_BYTES_MAX };
+                let found = Found::TooLong { bytes: facts.path.len(), bytes_max: VALUE_BYTES_MAX };
                 Err((PATH_SLOT, found))
             }
             Self::Path => Ok(facts.path),

@@ -66,8 +66,8 @@ pub use error::{LoadError, LoadErrors};
 pub use handle::{Handle, Limit, Mode, One, Rule, RuleEffect, Slot, SlotUse, Unavailable};
 pub use overrides::{Override, Overrides};
 pub use resolve::{Context, Found, Request, ResolveError, Resolved, Scratch};
-pub use subject::{Account, Identities};
 pub use script::{Failure, Test, TestOutcome, TestReport, render_report};
+pub use subject::{Account, Identities};
 
 use crate::engine::command::LimitId;
 use crate::engine::key::Seed;

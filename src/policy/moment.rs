@@ -70,7 +70,8 @@ impl Anchor {
 
     /// Reads the anchor of a period: an hour, the name of a weekday, a day of the month.
     pub(super) fn parse(period: Period, text: &str) -> Option<Self> {
-        let number = || text.parse::<u8>().ok().filter(|_| text.bytes().all(|b| b.is_ascii_digit()));
+        let number =
+            || text.parse::<u8>().ok().filter(|_| text.bytes().all(|b| b.is_ascii_digit()));
         match period {
             Period::Day => number().filter(|hour| *hour < 24).map(Self::Hour),
             Period::Week => {
@@ -122,13 +123,7 @@ pub(super) fn boundaries(
 
 /// When the window begins that lies `steps` periods after the one of `today`, in seconds since
 /// the epoch.
-fn begins_at(
-    zone: &Zone,
-    period: Period,
-    anchor: Anchor,
-    today: Date,
-    steps: i32,
-) -> Option<i64> {
+fn begins_at(zone: &Zone, period: Period, anchor: Anchor, today: Date, steps: i32) -> Option<i64> {
     let (date, hour) = match period {
         Period::Day => {
             let hour = if let Anchor::Hour(hour) = anchor { hour } else { 0 };
@@ -258,10 +253,7 @@ mod tests {
                         assert_eq!(boundaries(&zone, period, anchor, last), Some(at));
                         let next = UtcTime::from_nanos(u64::from(at.ends_at) * SECOND);
                         let after = boundaries(&zone, period, anchor, next).unwrap();
-                        assert_eq!(
-                            (after.opens_at, after.ends_at),
-                            (at.ends_at, at.next_ends_at)
-                        );
+                        assert_eq!((after.opens_at, after.ends_at), (at.ends_at, at.next_ends_at));
                     }
                 }
             }

@@ -75,13 +75,12 @@ pub(super) enum MatchText {
     Class(Text),
     Route(RouteText),
     /// All of these hold, each for any of its values.
-    All(Span, Vec<(Text, Vec<Text>)>),
+    All(Vec<(Text, Vec<Text>)>),
 }
 
 /// One entry of `deny` or `bypass`.
 #[derive(Debug)]
 pub(super) struct RuleText {
-    pub(super) span: Span,
     pub(super) denies: bool,
     pub(super) when: Vec<MatchText>,
     pub(super) unless: Vec<MatchText>,
@@ -376,7 +375,6 @@ fn rules(node: &Node, denies: bool, errors: &mut Errors) -> Vec<RuleText> {
                 errors.push_with_help(node.span, "a rule has `when`, `unless` or both", help);
             }
             Some(RuleText {
-                span: node.span,
                 denies,
                 when: when.unwrap_or_default(),
                 unless,
@@ -428,5 +426,5 @@ fn condition(node: &Node, table: &tree::Table, errors: &mut Errors) -> MatchText
         too_many("values", values.len(), LIST_ENTRIES_MAX, entry.key.span, errors);
         all.push((entry.key.clone(), values));
     }
-    MatchText::All(node.span, all)
+    MatchText::All(all)
 }

@@ -83,11 +83,7 @@ const fn header(name: &'static str, value: &'static [Piece]) -> PresetHeader {
     PresetHeader { name, feed: PresetFeed::From, value }
 }
 
-const fn of_role(
-    name: &'static str,
-    role: &'static str,
-    value: &'static [Piece],
-) -> PresetHeader {
+const fn of_role(name: &'static str, role: &'static str, value: &'static [Piece]) -> PresetHeader {
     PresetHeader { name, feed: PresetFeed::Role(role), value }
 }
 

@@ -456,7 +456,8 @@ impl<'t> Words<'t> {
     }
 
     fn period(&mut self, measure: Measure) -> Result<CalendarRate, QuotaTextError> {
-        let help = "a calendar rate is a number, a slash and day, week or month, as in \"500/month\"";
+        let help =
+            "a calendar rate is a number, a slash and day, week or month, as in \"500/month\"";
         let (units, word, at) = self.ratio(measure, help)?;
         match PERIODS.iter().find(|(name, _)| *name == word) {
             Some((_, period)) => Ok(CalendarRate { units, period: *period }),
@@ -465,7 +466,9 @@ impl<'t> Words<'t> {
                 let error = QuotaTextError::new(at..at + word.len(), message);
                 Err(error.with_help(match word {
                     "m" => "min or month?",
-                    _ => "periods are day, week and month; `fixed` and `sliding` take other lengths",
+                    _ => {
+                        "periods are day, week and month; `fixed` and `sliding` take other lengths"
+                    }
                 }))
             }
         }

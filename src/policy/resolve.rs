@@ -12,7 +12,7 @@ use crate::engine::time::UtcTime;
 
 use super::calendar::{CalendarCache, NoWindow};
 use super::facts::Facts;
-use super::handle::{Handle, Limit, Mode, RuleEffect, Unavailable};
+use super::handle::{Handle, Limit, Mode, Unavailable};
 use super::key::{self, Bad};
 use super::maxima::{PATH_BYTES_MAX, VALUE_BYTES_MAX};
 use super::overrides::Overrides;
@@ -71,7 +71,7 @@ pub struct Resolved {
     /// Whether no limit of the policy knows the request, not even one that is off. It is allowed.
     pub unmatched: bool,
     /// Index in [`Handle::rules`] of the rule that answers the request. There are no charges then,
-    /// and the engine is not asked: see [`Handle::render_ruled`].
+    /// and the engine is not asked: see [`Handle::ruled`].
     pub rule: Option<u16>,
     /// The customer's tier, where it was looked at.
     pub(super) tier: Option<u16>,
@@ -160,7 +160,9 @@ impl fmt::Display for Described<'_> {
                 let name = self.handle.slots.get(usize::from(slot)).map_or("?", |slot| &*slot.name);
                 match found {
                     Found::Missing => write!(f, "attribute `{name}` is missing")?,
-                    Found::Unfit => write!(f, "attribute `{name}` has a value that is not allowed")?,
+                    Found::Unfit => {
+                        write!(f, "attribute `{name}` has a value that is not allowed")?
+                    }
                     Found::TooLong { bytes, bytes_max } => {
                         write!(f, "attribute `{name}` has {bytes} bytes, allowed are {bytes_max}")?;
                     }
@@ -199,14 +201,8 @@ impl Handle {
         limits: &mut Vec<u16>,
     ) -> Result<Resolved, ResolveError> {
         let (charges_at, limits_at) = (charges.len(), limits.len());
-        let mut resolved = Resolved {
-            charges_at,
-            limits_at,
-            count: 0,
-            unmatched: true,
-            rule: None,
-            tier: None,
-        };
+        let mut resolved =
+            Resolved { charges_at, limits_at, count: 0, unmatched: true, rule: None, tier: None };
         match self.append(request, context, scratch, charges, limits, &mut resolved) {
             Ok(()) if charges.len() - charges_at <= CHARGES_MAX => {
                 resolved.count = charges.len() - charges_at;
@@ -387,11 +383,6 @@ impl Handle {
             when.as_ref().is_none_or(|when| when.holds(facts)) && !unless.holds(facts)
         };
         self.rule_matchers.iter().position(fits).map(|index| index as u16)
-    }
-
-    /// What the rule does that answers a request; `None` if the limits do.
-    pub fn ruled(&self, resolved: &Resolved) -> Option<RuleEffect> {
-        self.rules.get(usize::from(resolved.rule?)).map(|rule| rule.effect)
     }
 
     fn route_value<'r>(

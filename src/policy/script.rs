@@ -210,11 +210,8 @@ fn compile_step(
             let amend = amendment(limit, by, handle, errors);
             let named = limit_of(limit, handle, errors);
             let (name, window) = named.unwrap_or_default();
-            let action = Action::Adjust {
-                limit: name,
-                window,
-                amend: amend.unwrap_or(Amend::Add(0)),
-            };
+            let action =
+                Action::Adjust { limit: name, window, amend: amend.unwrap_or(Amend::Add(0)) };
             (action, &send.value, compile_send(send, handle, errors))
         }
     };
@@ -304,12 +301,7 @@ fn signed(node: &Node, measure: Measure, errors: &mut Errors) -> Option<(u64, bo
     found
 }
 
-fn amendment(
-    limit: &Text,
-    by: &Node,
-    handle: &Handle,
-    errors: &mut Errors,
-) -> Option<Amend> {
+fn amendment(limit: &Text, by: &Node, handle: &Handle, errors: &mut Errors) -> Option<Amend> {
     let name = limit.value.split('.').next().unwrap_or_default();
     let known = handle.limits().iter().find(|known| *known.name == *name);
     let meter = known.and_then(|limit| handle.meters().get(usize::from(limit.meter)));
@@ -321,25 +313,22 @@ fn amendment(
 }
 
 /// A limit of the handle, or one window of it.
-fn limit_of(
-    text: &Text,
-    handle: &Handle,
-    errors: &mut Errors,
-) -> Option<(String, Option<String>)> {
+fn limit_of(text: &Text, handle: &Handle, errors: &mut Errors) -> Option<(String, Option<String>)> {
     let limit = text.value.as_str();
     let (name, window) = match limit.split_once('.') {
         Some((name, window)) => (name, Some(window)),
         None => (limit, None),
     };
-    let known = handle.limits().iter().any(|limit| {
-        *limit.name == *name && window.is_none_or(|window| *limit.window == *window)
-    });
+    let known = handle
+        .limits()
+        .iter()
+        .any(|limit| *limit.name == *name && window.is_none_or(|window| *limit.window == *window));
     if !known {
         let names = || handle.limits().iter().map(|limit| &*limit.name);
         let mut all: Vec<&str> = names().collect();
         all.dedup();
-        let help = did_you_mean(name, names())
-            .unwrap_or_else(|| format!("limits are {}", all.join(", ")));
+        let help =
+            did_you_mean(name, names()).unwrap_or_else(|| format!("limits are {}", all.join(", ")));
         errors.push_with_help(text.span, format!("unknown limit `{limit}`"), help);
         return None;
     }
@@ -462,9 +451,9 @@ struct Buffers {
 }
 
 /// What came of a request.
-enum Answered {
-    Ruled(Resolved),
-    Decided(Resolved, Decision),
+struct Answered {
+    resolved: Resolved,
+    decision: Decision,
 }
 
 impl Run<'_> {
@@ -488,8 +477,7 @@ impl Run<'_> {
             }
             Action::Adjust { limit, window, amend } => {
                 let of = (limit.as_str(), window.as_deref());
-                let adjusted =
-                    self.buffers.adjust(self.handle, &request, &pinned, now, of, *amend);
+                let adjusted = self.buffers.adjust(self.handle, &request, &pinned, now, of, *amend);
                 if let Err(found) = adjusted {
                     compare.differs("adjustment", found, "an adjusted counter".to_owned());
                 }
@@ -502,8 +490,8 @@ impl Run<'_> {
                 Ok(answered) => answered,
                 Err(found) => return compare.differs("decision", found, step.expected()),
             };
-            if let (Answered::Decided(_, decision), Some(name)) = (&answered, permit_name) {
-                match decision.permit {
+            if let Some(name) = permit_name {
+                match answered.decision.permit {
                     Some(permit) => drop(self.permits.insert(name.clone(), permit.id)),
                     None => {
                         let expected = format!("a permit called {name}");
@@ -527,23 +515,18 @@ impl Run<'_> {
     }
 
     fn found(&self, answered: &Answered) -> FoundDecision<'_> {
-        let (resolved, decision) = match answered {
-            Answered::Decided(resolved, decision) => (resolved, decision),
-            Answered::Ruled(resolved) => {
-                let rule = resolved.rule.and_then(|rule| {
-                    self.handle.rules().get(usize::from(rule))
-                });
-                let bypassed = rule.is_some_and(|rule| rule.effect == RuleEffect::Bypass);
-                let verdict = if bypassed { Verdict::Allow } else { Verdict::Deny };
-                let code = rule.map_or("", |rule| &*rule.code);
-                return FoundDecision { verdict, bypassed, limit: (code, "") };
-            }
-        };
-        debug_assert!(resolved.rule.is_none());
+        let Answered { resolved, decision } = answered;
+        let verdict = decision.verdict;
+        if let Some(rule) = resolved.rule {
+            let rule = self.handle.rules().get(usize::from(rule));
+            let bypassed = rule.is_some_and(|rule| rule.effect == RuleEffect::Bypass);
+            let code = rule.map_or("", |rule| &*rule.code);
+            return FoundDecision { verdict, bypassed, limit: (code, "") };
+        }
         let binding = decision.binding.and_then(|place| self.buffers.limits.get(place));
         let limit = binding.map(|index| &self.handle.limits()[usize::from(*index)]);
         FoundDecision {
-            verdict: decision.verdict,
+            verdict,
             bypassed: false,
             limit: limit.map_or(("", ""), |limit| (&*limit.name, &*limit.window)),
         }
@@ -561,13 +544,7 @@ impl Buffers {
         self.limits.clear();
         let context = Context::at(now.utc);
         handle
-            .resolve(
-                request,
-                &context,
-                &mut self.scratch,
-                &mut self.charges,
-                &mut self.limits,
-            )
+            .resolve(request, &context, &mut self.scratch, &mut self.charges, &mut self.limits)
             .map_err(|error| format!("no decision: {}", error.describe(handle)))
     }
 
@@ -579,13 +556,14 @@ impl Buffers {
         now: Now,
     ) -> Result<Answered, String> {
         let resolved = self.resolve(handle, request, now)?;
-        if resolved.rule.is_some() {
-            return Ok(Answered::Ruled(resolved));
-        }
-        let decision = table
-            .check(&self.charges, &mut Stamp::new(|| now), &mut self.readings)
-            .map_err(|refusal| format!("no decision: {refusal}"))?;
-        Ok(Answered::Decided(resolved, decision))
+        self.readings.clear();
+        let decision = match handle.ruled(&resolved, now) {
+            Some(decision) => decision,
+            None => table
+                .check(&self.charges, &mut Stamp::new(|| now), &mut self.readings)
+                .map_err(|refusal| format!("no decision: {refusal}"))?,
+        };
+        Ok(Answered { resolved, decision })
     }
 
     /// Moves the counters that a request has in a limit.
@@ -617,19 +595,9 @@ impl Buffers {
     }
 
     fn render(&mut self, handle: &Handle, request: &Request<'_>, answered: &Answered) {
-        match answered {
-            Answered::Ruled(resolved) => {
-                handle.render_ruled(resolved, request, &mut self.rendered);
-            }
-            Answered::Decided(resolved, decision) => handle.render(
-                resolved,
-                &self.limits,
-                request,
-                decision,
-                &self.readings,
-                &mut self.rendered,
-            ),
-        }
+        let Answered { resolved, decision } = answered;
+        let (limits, readings) = (&self.limits, &self.readings);
+        handle.render(resolved, limits, request, decision, readings, &mut self.rendered);
     }
 }
 

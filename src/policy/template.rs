@@ -228,9 +228,9 @@ impl Template {
                 Part::Literal(literal) => literal.len(),
                 // A byte of an attribute may come out as an escape of six.
                 Part::Value { placeholder: Placeholder::Attribute(_), .. } => 6 * VALUE_BYTES_MAX,
-                Part::Value { placeholder: Placeholder::Text(_) | Placeholder::TierName, .. } => {
-                    6 * TEXT_BYTES_MAX
-                }
+                Part::Value {
+                    placeholder: Placeholder::Text(_) | Placeholder::TierName, ..
+                } => 6 * TEXT_BYTES_MAX,
                 Part::Value { .. } => VALUE_PART_BYTES_MAX,
             })
             .sum();

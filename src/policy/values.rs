@@ -178,11 +178,7 @@ impl<T> Values<T> {
     }
 }
 
-fn descend(
-    root: Next,
-    choices: &[Choice],
-    facts: &Facts<'_>,
-) -> Result<Option<u16>, NoTier> {
+fn descend(root: Next, choices: &[Choice], facts: &Facts<'_>) -> Result<Option<u16>, NoTier> {
     let mut next = root;
     loop {
         let choice = match next {

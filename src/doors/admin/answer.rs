@@ -1,13 +1,13 @@
 //! A request to its report: asks the desk, and says what it answered in JSON's terms.
 
-use crate::doors::report::{Binding, ErrorReport, LimitReport, Report, version_text, finite};
+use crate::doors::report::{Binding, ErrorReport, LimitReport, Report, finite, version_text};
 use crate::doors::{Answered, Desk, Intent, Loaded, Problem};
 use crate::engine::decision::{Decision, Reading, Refusal, Retry, Verdict};
 use crate::engine::kinds::NextUnit;
 use crate::engine::table::{Pinned, Stamp};
 use crate::engine::time::{Nanos, Now};
 use crate::metrics::cells::Outcome;
-use crate::policy::{Handle, Limit, Rendered, Request, ResolveError, Unavailable};
+use crate::policy::{Handle, Limit, Rendered, Request, ResolveError, Resolved, Unavailable};
 
 use super::request::{Bad, Placed};
 
@@ -47,7 +47,8 @@ pub(super) fn answer<F: FnMut() -> Now>(
     match desk.decide(pinned, api, handle, &resolved, intent, stamp) {
         Ok(Answered::Decided(decision)) => {
             let limits = &desk.limits[resolved.limits()];
-            Ok(decided(handle, limits, &request, &decision, &desk.readings, version))
+            let found = Found { resolved: &resolved, limits, readings: &desk.readings };
+            Ok(decided(handle, found, &request, &decision, version))
         }
         Ok(Answered::FailedOpen(problem)) => {
             let error = problem_report(&problem, handle);
@@ -79,16 +80,23 @@ fn refusal_code(refusal: Refusal) -> &'static str {
     }
 }
 
+/// Which limits a request met, and how they stand.
+struct Found<'a> {
+    resolved: &'a Resolved,
+    limits: &'a [u16],
+    readings: &'a [Reading],
+}
+
 fn decided(
     handle: &Handle,
-    limits: &[u16],
+    found: Found<'_>,
     request: &Request<'_>,
     decision: &Decision,
-    readings: &[Reading],
     version: u64,
 ) -> Report {
+    let Found { resolved, limits, readings } = found;
     let mut rendered = Rendered::default();
-    handle.render(limits, request, decision, readings, &mut rendered);
+    handle.render(resolved, limits, request, decision, readings, &mut rendered);
     let limit_of = |index: u16| handle.limits().get(usize::from(index));
     let binding = decision.binding.and_then(|place| limits.get(place).copied()).and_then(limit_of);
     let reports = limits.iter().zip(readings);

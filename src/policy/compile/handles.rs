@@ -46,7 +46,9 @@ impl Compiler<'_> {
         // Of others nobody can tell how many apply at once before a request is there.
         let at_once = deciding()
             .filter(|of| of.limit.quotas.same().is_some())
-            .filter(|of| of.limit.on.as_ref().is_none_or(|on| !routes && on.sets.meet(known.bits())))
+            .filter(|of| {
+                of.limit.on.as_ref().is_none_or(|on| !routes && on.sets.meet(known.bits()))
+            })
             .count();
         let problems = [
             ("attributes", slots.len(), SLOTS_MAX),
@@ -109,6 +111,7 @@ impl Compiler<'_> {
         let one = class.filter(|_| !routes && !ruled).and_then(|_| One::of(&flat));
         let router = routes.then(|| Router::new(self.routes.len(), self.routes.routes()));
         let one = one.filter(|one| account.as_ref().is_none_or(|of| of.account != one.slot));
+        let follows_calendar = flat.iter().any(|limit| limit.calendar.is_some());
         let mut handle = Handle {
             number: 0,
             layout: 0,
@@ -128,6 +131,7 @@ impl Compiler<'_> {
             tier_slot,
             tier_default: self.tier_default,
             account,
+            follows_calendar,
             one,
             answers: answers.clone(),
             attribute_slots: attribute_slots.into(),

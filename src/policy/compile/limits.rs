@@ -8,7 +8,7 @@ use crate::engine::quota::{Align, Kind, Quota};
 use super::super::calendar::{CalendarWindow, Said};
 use super::super::error::did_you_mean;
 use super::super::fingerprint::Fingerprint;
-use super::super::handle::{Limit, Mode};
+use super::super::handle::Limit;
 use super::super::key::Part;
 use super::super::matcher::Matcher;
 use super::super::maxima::LIMITS_MAX;
@@ -50,14 +50,13 @@ impl<'a> Compiler<'a> {
         let per: Vec<Part> = text.per.iter().filter_map(|part| self.part(part, text)).collect();
         self.check_cost(text, &quotas, &costs);
         let costs = costs.values(&mut |cost| *cost);
-        let tier_slot =
-            if text.quotas.branches().iter().any(|branch| branch.by == Selector::Tier)
-                || text.costs.branches().iter().any(|branch| branch.by == Selector::Tier)
-            {
-                self.attribute(TIER)
-            } else {
-                0
-            };
+        let tier_slot = if text.quotas.branches().iter().any(|branch| branch.by == Selector::Tier)
+            || text.costs.branches().iter().any(|branch| branch.by == Selector::Tier)
+        {
+            self.attribute(TIER)
+        } else {
+            0
+        };
         let subs = subs(text, &quotas);
         let anchor = self.anchor(text, &subs);
         for sub in subs {
@@ -239,7 +238,7 @@ impl<'a> Compiler<'a> {
             match entry {
                 MatchText::Class(name) => names.push(&name.value),
                 MatchText::Route(_) => {}
-                MatchText::All(_, all) => names.extend(values_of(all, "class")),
+                MatchText::All(all) => names.extend(values_of(all, "class")),
             }
         }
         for branch in text.quotas.branches() {
@@ -267,9 +266,8 @@ impl<'a> Compiler<'a> {
             match entry {
                 MatchText::Class(_) => {}
                 MatchText::Route(route) => routes.push(route.route.clone()),
-                MatchText::All(_, all) => routes.extend(
-                    values_of(all, "route").filter_map(|route| Route::parse(route).ok()),
-                ),
+                MatchText::All(all) => routes
+                    .extend(values_of(all, "route").filter_map(|route| Route::parse(route).ok())),
             }
         }
         for branch in text.quotas.branches() {
@@ -282,7 +280,7 @@ impl<'a> Compiler<'a> {
         let names_class = text.on.iter().flatten().any(|entry| match entry {
             MatchText::Class(_) => true,
             MatchText::Route(_) => false,
-            MatchText::All(_, all) => values_of(all, "class").next().is_some(),
+            MatchText::All(all) => values_of(all, "class").next().is_some(),
         }) || text.quotas.branches().iter().any(|b| b.by == Selector::Class);
         if names_class || !named {
             for (class, _) in self.classes_of(text) {
@@ -423,9 +421,4 @@ pub(super) fn window_identity(text: &LimitText, kind: WindowKind) -> String {
             format!("{period} {zone} {anchor}")
         }
     }
-}
-
-/// Modes that charge.
-pub(super) fn charges(mode: Mode) -> bool {
-    mode != Mode::Off
 }

@@ -24,7 +24,7 @@ impl<'a> Compiler<'a> {
                     sets.extend(class);
                 }
                 MatchText::Route(route) => routes.push(route),
-                MatchText::All(_, all) => conditions.push(self.read_condition(all)),
+                MatchText::All(all) => conditions.push(self.read_condition(all)),
             }
         }
         if !routes.is_empty() {

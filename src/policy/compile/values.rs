@@ -25,7 +25,11 @@ struct Above {
 
 impl<'a> Compiler<'a> {
     /// Resolves the names in a tree. `what` names it in errors.
-    pub(super) fn read_tree<T: Clone>(&mut self, tree: &Tree<T>, what: &str) -> Option<Resolved<T>> {
+    pub(super) fn read_tree<T: Clone>(
+        &mut self,
+        tree: &Tree<T>,
+        what: &str,
+    ) -> Option<Resolved<T>> {
         let leaves = tree.leaves().len();
         if leaves > VALUES_MAX
             && let Some(branch) = tree.branches().first()
@@ -87,7 +91,8 @@ impl<'a> Compiler<'a> {
             let unknown = branch.entries.len() > of.len();
             let gaps: Vec<String> = (0..self.tiers.len())
                 .filter(|tier| {
-                    !self.tiers_denied[*tier] && of.iter().all(|(known, _)| known != &(*tier as u16))
+                    !self.tiers_denied[*tier]
+                        && of.iter().all(|(known, _)| known != &(*tier as u16))
                 })
                 .map(|tier| self.tiers[tier].name.to_string())
                 .collect();

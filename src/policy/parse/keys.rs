@@ -46,9 +46,6 @@ pub(super) fn too_many(what: &str, found: usize, max: usize, span: Span, errors:
     }
 }
 
-/// The API under which inline limits are counted; no policy may have it.
-pub(super) const INLINE: &str = "inline";
-
 pub(super) fn check_name(what: &str, name: &Text, errors: &mut Errors) {
     if !is_name(&name.value) {
         let message = format!("`{}` is no name for {} {what}", name.value, article(what));

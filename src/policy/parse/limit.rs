@@ -7,9 +7,7 @@ use crate::engine::time::Nanos;
 use super::super::error::Errors;
 use super::super::handle::{Mode, Unavailable};
 use super::super::maxima::{KEY_ATTRIBUTES_MAX, LIST_ENTRIES_MAX, NESTED_TABLES_MAX};
-use super::super::quota_text::{
-    self, Measure, QuotaTerms, QuotaText, QuotaTextError, WindowKind,
-};
+use super::super::quota_text::{self, Measure, QuotaTerms, QuotaText, QuotaTextError, WindowKind};
 use super::super::tree::{Entry, Node, Table, Text, Value};
 use super::super::values::{Branch, Selector, Tree};
 use super::keys::{
@@ -116,7 +114,8 @@ pub(super) fn limit(entry: &Entry, errors: &mut Errors) -> Option<LimitText> {
         },
     );
     if kind == Kind::Concurrent && lease_entry.is_none() {
-        let help = "a permit whose release is lost frees itself after the lease: `lease = \"2min\"`";
+        let help =
+            "a permit whose release is lost frees itself after the lease: `lease = \"2min\"`";
         errors.push_with_help(quota_entry.key.span, "missing lease", help);
     }
     if let (Some(lease), Some(entry)) = (lease, lease_entry)
@@ -159,15 +158,9 @@ pub(super) fn limit(entry: &Entry, errors: &mut Errors) -> Option<LimitText> {
 }
 
 /// The one kind of a limit, and the entry with its numbers.
-fn kind<'t>(
-    name: &Text,
-    keys: &mut Keys<'t>,
-    errors: &mut Errors,
-) -> Option<(Kind, &'t Entry)> {
-    let found: Vec<(Kind, &Entry)> = KINDS
-        .iter()
-        .filter_map(|(kind, key)| keys.take(key).map(|entry| (*kind, entry)))
-        .collect();
+fn kind<'t>(name: &Text, keys: &mut Keys<'t>, errors: &mut Errors) -> Option<(Kind, &'t Entry)> {
+    let found: Vec<(Kind, &Entry)> =
+        KINDS.iter().filter_map(|(kind, key)| keys.take(key).map(|entry| (*kind, entry))).collect();
     match found.as_slice() {
         [one] => Some(*one),
         [] => {
