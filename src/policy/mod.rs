@@ -60,6 +60,9 @@ mod script;
 
 mod describe;
 
+#[cfg(test)]
+mod examples;
+
 pub use answer::Rendered;
 pub(crate) use error::did_you_mean;
 pub use error::{LoadError, LoadErrors};

@@ -141,7 +141,17 @@ pub(super) struct TestText {
     pub(super) name: Option<String>,
     pub(super) api: Text,
     pub(super) start: UtcTime,
+    pub(super) identities: Vec<IdentityText>,
     pub(super) steps: Vec<StepText>,
+}
+
+/// An identity that is on record while a test runs.
+#[derive(Debug)]
+pub(super) struct IdentityText {
+    pub(super) attribute: Text,
+    pub(super) value: String,
+    pub(super) account: String,
+    pub(super) tier: Option<String>,
 }
 
 /// One step of a test.
@@ -156,6 +166,8 @@ pub(super) struct StepText {
     pub(super) status: Option<u16>,
     /// `None`: the header is left out.
     pub(super) headers: Vec<(Text, Option<String>)>,
+    /// Units that are left of limits.
+    pub(super) remaining: Vec<(Text, Node)>,
     /// `None`: no body.
     pub(super) body: Option<Option<String>>,
 }

@@ -18,6 +18,7 @@ use super::handle::{Handle, RuleEffect, SlotUse};
 use super::parse::{ActionText, StepText, TestText};
 use super::quota_text::{self, Measure};
 use super::resolve::{Context, REQUESTS, Request, Resolved, Scratch};
+use super::subject::{Account, Identities};
 use super::tree::{Node, Text, Value};
 use super::{Policy, Source};
 
@@ -35,6 +36,7 @@ pub struct Test {
     line: usize,
     api: String,
     start: UtcTime,
+    identities: Identities,
     steps: Vec<Step>,
 }
 
@@ -71,6 +73,8 @@ struct Step {
     status: Option<u16>,
     /// Index among the handle's headers; no value: left out.
     headers: Vec<(usize, Option<String>)>,
+    /// Units that are left of a limit, or of one of its windows.
+    remaining: Vec<((String, Option<String>), u64)>,
     /// No text: no body.
     body: Option<Option<String>>,
 }
@@ -163,6 +167,25 @@ pub(super) fn compile(
     };
     let source = sources.get(text.span.source as usize)?;
     let line = |at: u32| line_and_column(source.text, at as usize).0;
+    let mut identities = Identities::default();
+    for identity in &text.identities {
+        let known = || handle.account.iter().flat_map(|slots| &slots.identities);
+        if !known().any(|(_, name)| **name == *identity.attribute.value) {
+            let message = format!("`{}` stands for no account", identity.attribute.value);
+            let names: Vec<&str> = known().map(|(_, name)| &**name).collect();
+            let help = match names.as_slice() {
+                [] => "the API says which do: `subject.account = [\"api_key\", …]`".to_owned(),
+                names => format!("identities are {}", names.join(", ")),
+            };
+            errors.push_with_help(identity.attribute.span, message, help);
+        }
+        let account = Account {
+            account: identity.account.as_str().into(),
+            tier: identity.tier.as_deref().map(Box::from),
+        };
+        let (api, name) = (&text.api.value, &identity.attribute.value);
+        identities.put(api, name, identity.value.as_bytes(), account);
+    }
     let mut permits: Vec<&str> = Vec::new();
     let mut steps = Vec::new();
     for step in &text.steps {
@@ -183,6 +206,7 @@ pub(super) fn compile(
         line: line(text.span.start),
         api: text.api.value.clone(),
         start: text.start,
+        identities,
         steps,
     })
 }
@@ -235,6 +259,12 @@ fn compile_step(
             }
         }
     }
+    let mut remaining = Vec::new();
+    for (limit, amount) in &text.remaining {
+        let named = limit_of(limit, handle, errors);
+        let amount = signed(amount, measure_of(limit, handle), errors);
+        remaining.extend(named.zip(amount.map(|(amount, _)| amount)));
+    }
     let values = values?;
     (errors.len() == before).then(|| Step {
         line,
@@ -247,6 +277,7 @@ fn compile_step(
         expect,
         status: text.status,
         headers,
+        remaining,
         body: text.body.clone(),
     })
 }
@@ -301,12 +332,16 @@ fn signed(node: &Node, measure: Measure, errors: &mut Errors) -> Option<(u64, bo
     found
 }
 
-fn amendment(limit: &Text, by: &Node, handle: &Handle, errors: &mut Errors) -> Option<Amend> {
+/// What the meter of a limit measures.
+fn measure_of(limit: &Text, handle: &Handle) -> Measure {
     let name = limit.value.split('.').next().unwrap_or_default();
     let known = handle.limits().iter().find(|known| *known.name == *name);
     let meter = known.and_then(|limit| handle.meters().get(usize::from(limit.meter)));
-    let measure = meter.map_or(Measure::Count, |meter| Measure::of(meter));
-    Some(match signed(by, measure, errors)? {
+    meter.map_or(Measure::Count, |meter| Measure::of(meter))
+}
+
+fn amendment(limit: &Text, by: &Node, handle: &Handle, errors: &mut Errors) -> Option<Amend> {
+    Some(match signed(by, measure_of(limit, handle), errors)? {
         (units, false) => Amend::Add(units),
         (units, true) => Amend::GiveBack(units),
     })
@@ -424,7 +459,7 @@ impl Policy {
         let mut run =
             Run { handle, table: &table, buffers: Buffers::default(), permits: HashMap::new() };
         for step in &test.steps {
-            run.step(step, test.start, &mut outcome);
+            run.step(step, test, &mut outcome);
             if !outcome.failures.is_empty() {
                 break;
             }
@@ -457,8 +492,11 @@ struct Answered {
 }
 
 impl Run<'_> {
-    fn step(&mut self, step: &Step, start: UtcTime, outcome: &mut TestOutcome) {
-        let now = Now { time: Timestamp::from_nanos(step.at.get()), utc: start.after(step.at) };
+    fn step(&mut self, step: &Step, test: &Test, outcome: &mut TestOutcome) {
+        let utc = test.start.after(step.at);
+        let now = Now { time: Timestamp::from_nanos(step.at.get()), utc };
+        let context =
+            Context { now: utc, identities: Some(&test.identities), overrides: None };
         let values: Vec<Option<&[u8]>> = step.values.iter().map(Option::as_deref).collect();
         let request = Request { values: &values, costs: &step.costs };
         let pinned = self.table.pin();
@@ -477,7 +515,7 @@ impl Run<'_> {
             }
             Action::Adjust { limit, window, amend } => {
                 let of = (limit.as_str(), window.as_deref());
-                let adjusted = self.buffers.adjust(self.handle, &request, &pinned, now, of, *amend);
+                let adjusted = self.buffers.adjust(self.handle, &request, &context, &pinned, now, of, *amend);
                 if let Err(found) = adjusted {
                     compare.differs("adjustment", found, "an adjusted counter".to_owned());
                 }
@@ -486,7 +524,7 @@ impl Run<'_> {
         };
         for time in 1..=step.times {
             compare.time = time;
-            let answered = match self.buffers.decide(self.handle, &request, &pinned, now) {
+            let answered = match self.buffers.decide(self.handle, &request, &context, &pinned, now) {
                 Ok(answered) => answered,
                 Err(found) => return compare.differs("decision", found, step.expected()),
             };
@@ -510,6 +548,12 @@ impl Run<'_> {
             if time == step.times {
                 self.buffers.render(self.handle, &request, &answered);
                 compare.answer(self.handle, &self.buffers.rendered);
+                for ((name, window), expected) in &step.remaining {
+                    let of = (name.as_str(), window.as_deref());
+                    let found = self.buffers.remaining(self.handle, of);
+                    let found = found.map_or("(none)".to_owned(), |found| found.to_string());
+                    compare.value(&format!("remaining of {name}"), &found, &expected.to_string());
+                }
             }
         }
     }
@@ -538,11 +582,10 @@ impl Buffers {
         &mut self,
         handle: &Handle,
         request: &Request<'_>,
-        now: Now,
+        context: &Context<'_>,
     ) -> Result<Resolved, String> {
         self.charges.clear();
         self.limits.clear();
-        let context = Context::at(now.utc);
         handle
             .resolve(request, &context, &mut self.scratch, &mut self.charges, &mut self.limits)
             .map_err(|error| format!("no decision: {}", error.describe(handle)))
@@ -552,10 +595,11 @@ impl Buffers {
         &mut self,
         handle: &Handle,
         request: &Request<'_>,
+        context: &Context<'_>,
         table: &Pinned<'_>,
         now: Now,
     ) -> Result<Answered, String> {
-        let resolved = self.resolve(handle, request, now)?;
+        let resolved = self.resolve(handle, request, context)?;
         self.readings.clear();
         let decision = match handle.ruled(&resolved, now) {
             Some(decision) => decision,
@@ -571,16 +615,14 @@ impl Buffers {
         &mut self,
         handle: &Handle,
         request: &Request<'_>,
+        context: &Context<'_>,
         table: &Pinned<'_>,
         now: Now,
         (name, window): (&str, Option<&str>),
         amend: Amend,
     ) -> Result<(), String> {
-        self.resolve(handle, request, now)?;
-        let of_limit = |index: &u16| {
-            let limit = &handle.limits()[usize::from(*index)];
-            *limit.name == *name && window.is_none_or(|window| *limit.window == *window)
-        };
+        self.resolve(handle, request, context)?;
+        let of_limit = |index: &u16| is_of(handle, *index, (name, window));
         let charges: Vec<Charge> = self
             .charges
             .iter()
@@ -594,11 +636,24 @@ impl Buffers {
         if amended == 0 { Err("the request has no counter there".to_owned()) } else { Ok(()) }
     }
 
+    /// Units that are left of a limit that the last request met.
+    fn remaining(&self, handle: &Handle, of: (&str, Option<&str>)) -> Option<u64> {
+        let place = self.limits.iter().position(|index| is_of(handle, *index, of))?;
+        self.readings.get(place).map(Reading::remaining)
+    }
+
     fn render(&mut self, handle: &Handle, request: &Request<'_>, answered: &Answered) {
         let Answered { resolved, decision } = answered;
         let (limits, readings) = (&self.limits, &self.readings);
         handle.render(resolved, limits, request, decision, readings, &mut self.rendered);
     }
+}
+
+/// Whether the limit of this index is the one meant, or a window of it.
+fn is_of(handle: &Handle, index: u16, (name, window): (&str, Option<&str>)) -> bool {
+    handle.limits().get(usize::from(index)).is_some_and(|limit| {
+        *limit.name == *name && window.is_none_or(|window| *limit.window == *window)
+    })
 }
 
 struct FoundDecision<'a> {

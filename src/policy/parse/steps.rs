@@ -3,12 +3,12 @@
 use crate::engine::time::{Nanos, UtcTime};
 
 use super::super::error::Errors;
-use super::super::maxima::TEST_CHECKS_MAX;
+use super::super::maxima::{LIST_ENTRIES_MAX, TEST_CHECKS_MAX};
 use super::super::tree::{Node, Value};
 use super::super::{moment, quota_text};
-use super::keys::{Keys, entries, integer, table, text};
+use super::keys::{Keys, entries, integer, table, text, too_many};
 use super::limit::push_quota_error;
-use super::{ActionText, StepText, TestText};
+use super::{ActionText, IdentityText, StepText, TestText};
 
 /// When a test starts that does not say: 2000-01-01T00:00:00Z.
 const TEST_START: UtcTime = UtcTime::from_nanos(946_684_800 * crate::engine::time::SECOND);
@@ -29,6 +29,8 @@ pub(super) fn test(node: &Node, errors: &mut Errors) -> Option<TestText> {
         }
         start
     });
+    let identities =
+        keys.take("identities").map_or_else(Vec::new, |entry| identities(&entry.node, errors));
     let steps = keys.take("steps");
     keys.finish(errors);
     let mut list = Vec::new();
@@ -58,8 +60,38 @@ pub(super) fn test(node: &Node, errors: &mut Errors) -> Option<TestText> {
         name: name.map(|text| text.value.clone()),
         api: text(&api.node, errors)?.clone(),
         start: start.unwrap_or(TEST_START),
+        identities,
         steps: list,
     })
+}
+
+/// What is on record of the requests' identities while the test runs.
+fn identities(node: &Node, errors: &mut Errors) -> Vec<IdentityText> {
+    let Value::List(nodes) = &node.value else {
+        errors.push(node.span, "`identities` is a list of tables");
+        return Vec::new();
+    };
+    too_many("identities", nodes.len(), LIST_ENTRIES_MAX, node.span, errors);
+    let read = |node: &Node, errors: &mut Errors| {
+        let table = table(node, errors)?;
+        let mut found = (None, None, None);
+        for entry in &table.entries {
+            let value = text(&entry.node, errors)?.value.clone();
+            match entry.key.value.as_str() {
+                "account" => found.0 = Some(value),
+                "tier" => found.1 = Some(value),
+                _ if found.2.is_none() => found.2 = Some((entry.key.clone(), value)),
+                _ => errors.push(entry.key.span, "an identity is one attribute"),
+            }
+        }
+        let (Some(account), tier, Some((attribute, value))) = found else {
+            let help = "as in `{ api_key = \"k1\", account = \"a1\", tier = \"pro\" }`";
+            errors.push_with_help(node.span, "an identity is an attribute and its `account`", help);
+            return None;
+        };
+        Some(IdentityText { attribute, value, account, tier })
+    };
+    nodes.iter().take(LIST_ENTRIES_MAX).filter_map(|node| read(node, errors)).collect()
 }
 
 fn step(node: &Node, before: Nanos, errors: &mut Errors) -> Option<StepText> {
@@ -90,6 +122,11 @@ fn step(node: &Node, before: Nanos, errors: &mut Errors) -> Option<StepText> {
             }
         }
     }
+    let mut remaining = Vec::new();
+    if let Some(entry) = keys.take("remaining") {
+        let list = entries(&entry.node, errors);
+        remaining.extend(list.iter().map(|e| (e.key.clone(), e.node.clone())));
+    }
     let body = keys.take("body").and_then(|entry| match &entry.node.value {
         Value::Boolean(false) => Some(None),
         _ => text(&entry.node, errors).map(|text| Some(text.value.clone())),
@@ -100,6 +137,8 @@ fn step(node: &Node, before: Nanos, errors: &mut Errors) -> Option<StepText> {
         ("expect", expect.is_some()),
         ("status", status.is_some()),
         ("body", body.is_some()),
+        ("headers", !headers.is_empty()),
+        ("remaining", !remaining.is_empty()),
         ("times", times.is_some()),
     ] {
         if given && !sends && action.is_some() {
@@ -114,6 +153,7 @@ fn step(node: &Node, before: Nanos, errors: &mut Errors) -> Option<StepText> {
         expect,
         status: status.map(|status| status as u16),
         headers,
+        remaining,
         body,
     })
 }
