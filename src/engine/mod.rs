@@ -22,6 +22,8 @@ pub mod decision;
 
 pub mod table;
 
+mod mutant;
+
 mod sip;
 
 mod sync;

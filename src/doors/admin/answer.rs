@@ -1,6 +1,6 @@
 //! A request to its report: asks the desk, and says what it answered in JSON's terms.
 
-use crate::doors::report::{Binding, ErrorReport, LimitReport, Report, version_text, finite};
+use crate::doors::report::{Binding, ErrorReport, LimitReport, Report, finite, version_text};
 use crate::doors::{Answered, Desk, Intent, Loaded, Problem};
 use crate::engine::decision::{Decision, Reading, Refusal, Retry, Verdict};
 use crate::engine::kinds::NextUnit;

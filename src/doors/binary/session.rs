@@ -930,8 +930,7 @@ impl<F: FnMut() -> Now> Work<'_, '_, F> {
         out: &mut Vec<u8>,
     ) -> Result<(), Refusal> {
         let readings = &mut self.desk.readings;
-        let (counters, now) =
-            self.pinned.amend(charges, Amend::Set(used), self.stamp, readings)?;
+        let (counters, now) = self.pinned.amend(charges, Amend::Set(used), self.stamp, readings)?;
         let witness = convert::witness(self.loaded.policy.version(), now);
         SetAnswer { counters: counters as u32, witness }.encode(op, envelope, out);
         Ok(())
