@@ -431,7 +431,7 @@ async fn batches_inline_limits_and_sets_are_answered() {
     assert_eq!(client.counters().failed_closed, 1);
     let answer = client.check_inline(&limits, Form::TERSE).await.unwrap();
     assert_eq!(answer.witness.policy_version, 3);
-    assert_eq!(client.set(handle, args, None, 0).await.unwrap().counters, 1);
-    assert_eq!(client.set_inline(limits[0]).await.unwrap().counters, 1);
+    assert_eq!(client.set(handle, args, None, 0, None).await.unwrap().counters, 1);
+    assert_eq!(client.set_inline(limits[0], None).await.unwrap().counters, 1);
     server.await.unwrap();
 }

@@ -36,11 +36,11 @@ const READ_BYTES: usize = 16 * 1024;
 /// The call id of a PING that only keeps the connection; its answer is for nobody.
 const KEEP_ALIVE_CALL: u64 = u64::MAX;
 
-/// A frame without its call id, and who waits for the answer.
+/// A frame without its call id, and who waits for the answer; nobody if the frame asks for none.
 #[derive(Debug)]
 pub(super) struct Command {
     pub(super) frame: Bytes,
-    pub(super) reply: oneshot::Sender<Result<Bytes, ClientError>>,
+    pub(super) reply: Option<oneshot::Sender<Result<Bytes, ClientError>>>,
 }
 
 /// What the driver shares with the callers.
@@ -219,7 +219,9 @@ async fn reconnect(shared: &Shared, queue: &mut mpsc::Receiver<Command>) -> Opti
         loop {
             tokio::select! {
                 command = queue.recv() => {
-                    let _ = command?.reply.send(Err(error.copy()));
+                    if let Some(reply) = command?.reply {
+                        let _ = reply.send(Err(error.copy()));
+                    }
                 }
                 () = sleep_until(until) => break,
             }
@@ -281,7 +283,12 @@ impl<'s> Session<'s> {
             let (mut reader, mut writer) = self.stream.split();
             tokio::select! {
                 command = queue.recv(), if has_room => {
-                    let Some(command) = command else { return End::Dropped };
+                    let Some(command) = command else {
+                        // What nobody waits for is to be sent all the same.
+                        let rest = self.stream.write_all_buf(&mut self.output);
+                        let _ = timeout(self.shared.options.stalled_after, rest).await;
+                        return End::Dropped;
+                    };
                     self.send(command);
                     while self.waiting.len() < self.in_flight_max
                         && self.output.len() < WRITE_BYTES_MAX
@@ -318,11 +325,11 @@ impl<'s> Session<'s> {
 
     /// Gives a request its call id and puts it with what is to be written.
     fn send(&mut self, command: Command) {
-        if command.reply.is_closed() {
+        if command.reply.as_ref().is_some_and(oneshot::Sender::is_closed) {
             // Nobody waits any more: its deadline passed in the queue, so it must not be charged.
             return;
         }
-        if self.waiting.is_empty() {
+        if self.waiting.is_empty() && command.reply.is_some() {
             // Only from here on is the server's silence of any meaning.
             self.last_read_at = Instant::now();
         }
@@ -332,7 +339,9 @@ impl<'s> Session<'s> {
         self.output.extend_from_slice(before);
         self.output.extend_from_slice(&call.to_le_bytes());
         self.output.extend_from_slice(after.get(8..).unwrap_or_default());
-        self.waiting.insert(call, command.reply);
+        if let Some(reply) = command.reply {
+            self.waiting.insert(call, reply);
+        }
     }
 
     /// Hands out every whole frame that has arrived.
