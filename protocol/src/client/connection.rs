@@ -2,7 +2,8 @@
 //!
 //! It takes requests from the queue while there is room in flight, writes what has gathered in
 //! one go, hands each answer to who waits for it, and makes the connection anew when it is lost.
-//! While there is none, requests fail at once, so that callers are not kept.
+//! While there is none, requests fail at once, so that callers are not kept. A permit whose caller
+//! has given up waiting is given back.
 
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
@@ -26,7 +27,8 @@ use super::options::{Counters, Event, Options, ServerInfo};
 use crate::framing::next_frame;
 use crate::header::{Envelope, Op};
 use crate::limits::{ANSWER_BYTES_MAX, IN_FLIGHT_MAX, VERSION_MAX, VERSION_MIN};
-use crate::request::{Hello, Ping};
+use crate::permit::Permit;
+use crate::request::{Hello, Ping, Release, Reply};
 use crate::response::Response;
 
 /// Bytes of requests that wait for the socket before no more are taken from the queue.
@@ -35,6 +37,9 @@ const WRITE_BYTES_MAX: usize = 128 * 1024;
 const READ_BYTES: usize = 16 * 1024;
 /// The call id of a PING that only keeps the connection; its answer is for nobody.
 const KEEP_ALIVE_CALL: u64 = u64::MAX;
+/// The call id of requests that want no answer. An error to one of them closes the connection, and
+/// is told as one about it, which has this id too.
+const UNANSWERED_CALL: u64 = 0;
 
 /// A frame without its call id, and who waits for the answer; nobody if the frame asks for none.
 #[derive(Debug)]
@@ -333,15 +338,19 @@ impl<'s> Session<'s> {
             // Only from here on is the server's silence of any meaning.
             self.last_read_at = Instant::now();
         }
-        let call = self.next_call;
-        self.next_call += 1;
+        let call = match command.reply {
+            Some(reply) => {
+                let call = self.next_call;
+                self.next_call += 1;
+                self.waiting.insert(call, reply);
+                call
+            }
+            None => UNANSWERED_CALL,
+        };
         let (before, after) = command.frame.split_at(8);
         self.output.extend_from_slice(before);
         self.output.extend_from_slice(&call.to_le_bytes());
         self.output.extend_from_slice(after.get(8..).unwrap_or_default());
-        if let Some(reply) = command.reply {
-            self.waiting.insert(call, reply);
-        }
     }
 
     /// Hands out every whole frame that has arrived.
@@ -360,10 +369,36 @@ impl<'s> Session<'s> {
                 if let Some(end) = self.unasked(header.op, &frame) {
                     return Some(end);
                 }
-            } else if let Some(reply) = self.waiting.remove(&header.call) {
-                // Who waited may have given up.
-                let _ = reply.send(Ok(frame));
+            } else if let Some(reply) = self.waiting.remove(&header.call)
+                && let Err(Ok(frame)) = reply.send(Ok(frame))
+            {
+                // Who waited has given up, and a permit that came too late is nobody's.
+                self.give_back(&frame);
             }
+        }
+    }
+
+    /// Releases the permits in an answer that nobody takes.
+    fn give_back(&mut self, frame: &[u8]) {
+        match super::response(frame) {
+            Ok(Response::Check(answer)) => self.release(answer.permit),
+            Ok(Response::Batch(batch)) => {
+                for item in batch.items {
+                    if let Ok(Response::Check(answer)) = Response::decode(&item) {
+                        self.release(answer.permit);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn release(&mut self, permit: Option<Permit>) {
+        let Some(Permit { id: permit, .. }) = permit else { return };
+        let mut frame = Vec::new();
+        let release = Release { permit, reply: Reply::None };
+        if release.encode(Envelope::Call(UNANSWERED_CALL), &mut frame).is_ok() {
+            self.output.extend_from_slice(&frame);
         }
     }
 
