@@ -122,7 +122,7 @@ fn open<'a>(message: &Message<'a>) -> Result<Reader<'a>, DecodeError> {
     }
 }
 
-/// Whether a request wants its answer. What has one in any case, a check or a PING, has none of it.
+/// Whether a request wants its answer. Those that are always answered, such as checks, do not say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Reply {
     /// It does.
@@ -953,7 +953,7 @@ impl Release {
     /// Appends the request.
     ///
     /// # Errors
-    /// Never; as its kin.
+    /// None: the permit always fits.
     pub fn encode(&self, envelope: Envelope, out: &mut Vec<u8>) -> Result<(), EncodeError> {
         let mut writer = Writer::begin(out, envelope, Op::RELEASE, self.reply.to_flags(envelope));
         writer.raw(&self.permit.0);
