@@ -203,7 +203,7 @@ impl Reset {
         block_on(async {
             let Prepared { client, handle, args, json } =
                 self.asked.prepare(&Costs { costs: Vec::new() }).await?;
-            let done = client.set(&handle, &args, None, 0).await?;
+            let done = client.set(&handle, &args, None, 0, None).await?;
             let counters = u64::from(done.counters);
             let line = match (json, counters) {
                 (true, _) => {

@@ -121,8 +121,17 @@ pub(super) fn charge(
             let parts = [&window_nanos.to_le_bytes()[..], &[align as u8], key];
             (quota, spaces.fixed.key(parts))
         }
+        // Kinds of the protocol that the engine does not keep yet.
+        InlineQuota::Sliding { .. } => return Err(not_offered(status::Kind::Sliding)),
+        InlineQuota::Concurrent { .. } => return Err(not_offered(status::Kind::Concurrent)),
+        InlineQuota::Level { .. } => return Err(not_offered(status::Kind::Level)),
+        InlineQuota::Cap { .. } => return Err(not_offered(status::Kind::Cap)),
     };
     Ok(Charge::new(key, quota, cost, LimitId::INLINE))
+}
+
+fn not_offered(kind: status::Kind) -> QuotaError {
+    QuotaError { number: "kind", found: u64::from(kind.to_wire()), min: 1, max: 0 }
 }
 
 fn kind(kind: Kind) -> status::Kind {
@@ -235,8 +244,9 @@ pub(super) fn capability(op: Op) -> Capabilities {
         Op::PEEK => Capabilities::PEEK,
         Op::CHECK_INLINE => Capabilities::CHECK.union(Capabilities::INLINE),
         Op::PEEK_INLINE => Capabilities::PEEK.union(Capabilities::INLINE),
-        Op::SET => Capabilities::ADJUST,
-        Op::SET_INLINE => Capabilities::ADJUST.union(Capabilities::INLINE),
+        Op::SET | Op::ADJUST | Op::SESSION => Capabilities::ADJUST,
+        Op::SET_INLINE | Op::ADJUST_INLINE => Capabilities::ADJUST.union(Capabilities::INLINE),
+        Op::RELEASE | Op::RENEW => Capabilities::PERMITS,
         _ => Capabilities(0),
     }
 }

@@ -268,7 +268,7 @@ impl Session {
                 if self.stage == Stage::Closed {
                     return;
                 }
-                self.handle_control(work, &frame.header, Request::decode(&message), out);
+                self.handle_control(work, &frame.header, &message, out);
             }
         }
     }
@@ -278,11 +278,12 @@ impl Session {
         &mut self,
         work: &mut Work<'_, '_, F>,
         header: &Header,
-        request: Result<Request<'_>, DecodeError>,
+        message: &Message<'_>,
         out: &mut Vec<u8>,
     ) {
         let envelope = Envelope::Call(header.call);
-        match request {
+        match Request::decode(message).and_then(|request| offered_flags(message).map(|()| request))
+        {
             Ok(Request::Ping(ping)) => {
                 let now = work.stamp.now();
                 let answer = PingAnswer {
@@ -310,6 +311,13 @@ impl Session {
                 self.error(work, &error, envelope, out);
             }
             Ok(Request::Check(_) | Request::CheckInline(_)) => {}
+            Ok(
+                Request::Adjust(_)
+                | Request::AdjustInline(_)
+                | Request::Release(_)
+                | Request::Renew(_)
+                | Request::Session,
+            ) => self.wrong(work, Wrong::Decode(message.unsupported_op()), envelope, out),
             Err(error) => self.wrong(work, Wrong::Decode(error), envelope, out),
         }
     }
@@ -583,6 +591,7 @@ impl<F: FnMut() -> Now> Work<'_, '_, F> {
         wanted: request::Intent,
     ) -> Result<(), Wrong> {
         let check = Check::decode(message, wanted).map_err(Wrong::Decode)?;
+        offered_flags(message).map_err(Wrong::Decode)?;
         allowed(message.op)?;
         let number = check.handle;
         let handle = handle_of(self.loaded, number, check.layout)?;
@@ -642,6 +651,7 @@ impl<F: FnMut() -> Now> Work<'_, '_, F> {
             Request::CheckInline(check) => check,
             _ => return Err(Wrong::Decode(message.unsupported_op())),
         };
+        offered_flags(message).map_err(Wrong::Decode)?;
         allowed(message.op)?;
         let charges_at = self.desk.charges.len();
         for limit in check.limits {
@@ -808,7 +818,13 @@ impl<F: FnMut() -> Now> Work<'_, '_, F> {
         });
         let handle = self.loaded.policy.handle(number).filter(|_| order.form.rendered);
         let Some(handle) = handle else {
-            return reply(&Answer { terse, numbers, rendered: None, body_omitted: false });
+            return reply(&Answer {
+                terse,
+                numbers,
+                rendered: None,
+                body_omitted: false,
+                permit: None,
+            });
         };
         let rendered = &mut self.buffers.rendered;
         match answered {
@@ -837,7 +853,8 @@ impl<F: FnMut() -> Now> Work<'_, '_, F> {
             content_type: rendered.content_type().unwrap_or_default(),
             body: rendered.body().map(str::as_bytes),
         };
-        reply(&Answer { terse, numbers, rendered: Some(rendered), body_omitted: false });
+        let rendered = Some(rendered);
+        reply(&Answer { terse, numbers, rendered, body_omitted: false, permit: None });
     }
 
     fn answer_inline(
@@ -861,7 +878,7 @@ impl<F: FnMut() -> Now> Work<'_, '_, F> {
             wall_nanos: decision.now.utc.as_nanos(),
             limits: self.buffers.numbers[..].into(),
         });
-        reply(&Answer { terse, numbers, rendered: None, body_omitted: false });
+        reply(&Answer { terse, numbers, rendered: None, body_omitted: false, permit: None });
     }
 
     fn prepare(&mut self, prepare: &request::Prepare<'_>, envelope: Envelope, out: &mut Vec<u8>) {
@@ -1034,6 +1051,17 @@ impl Wrong {
 fn handle_of(loaded: &Loaded, number: u32, layout: u64) -> Result<&Handle, Wrong> {
     let handle = loaded.policy.handle(number).ok_or(Wrong::UnknownHandle(number))?;
     if handle.layout() == layout { Ok(handle) } else { Err(Wrong::StaleHandle(number)) }
+}
+
+/// Flags of the protocol that are not kept here yet: request ids, unanswered requests and tied
+/// permits. To ignore one would break what it promises.
+fn offered_flags(message: &Message<'_>) -> Result<(), DecodeError> {
+    const MISSING: Flags = Flags::REQUEST_ID.union(Flags::NO_REPLY).union(Flags::TIED);
+    if message.flags.without(MISSING) == message.flags {
+        Ok(())
+    } else {
+        Err(message.unsupported_flag(message.op.flags_allowed().without(MISSING)))
+    }
 }
 
 #[inline]

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use tollkeeper_protocol::codec::{List, Sparse};
 use tollkeeper_protocol::limits::{ANSWER_BYTES_MAX, HEADER_BYTES, TERSE_BYTES};
 use tollkeeper_protocol::request::{
-    BatchRequest, CheckInline, Hello, InlineLimit, InlineQuota, Intent, Ping, Prepare, Set,
+    BatchRequest, CheckInline, Hello, InlineLimit, InlineQuota, Intent, Ping, Prepare, Reply, Set,
 };
 use tollkeeper_protocol::status::Align;
 use tollkeeper_protocol::{Decision, Response};
@@ -203,6 +203,7 @@ fn with_request(instance: &Instance, ask: &Ask, take: impl FnOnce(&Request<'_>))
             take(&Request::Check(Check {
                 intent: *intent,
                 form: *form,
+                tied: false,
                 handle: handle.number(),
                 layout: handle.layout(),
                 deadline_nanos: *deadline_nanos,
@@ -218,6 +219,8 @@ fn with_request(instance: &Instance, ask: &Ask, take: impl FnOnce(&Request<'_>))
                 layout: handle.layout(),
                 used: *used,
                 limit: None,
+                id: None,
+                reply: Reply::Wanted,
                 values: Sparse::from(&values[..]),
             }));
         }
@@ -239,6 +242,7 @@ fn with_request(instance: &Instance, ask: &Ask, take: impl FnOnce(&Request<'_>))
             take(&Request::CheckInline(CheckInline {
                 intent: *intent,
                 form: Form { numbers: *numbers, rendered: false },
+                tied: false,
                 deadline_nanos: None,
                 limits: List::from(&limits[..]),
             }));
