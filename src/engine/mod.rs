@@ -22,6 +22,8 @@ pub mod decision;
 
 pub mod table;
 
+pub mod session;
+
 mod mutant;
 
 mod sip;

@@ -102,6 +102,15 @@ impl<'t> Pinned<'t> {
         Ok(first)
     }
 
+    /// Whether a permit may still hold something. Does not look whether it has lapsed.
+    pub fn may_hold(&self, id: PermitId) -> bool {
+        let permits = &self.table.permits;
+        permits.serial(id).is_some_and(|serial| {
+            let shares = 0..serial.shares();
+            shares.map(|share| permits.key(serial, share)).any(|key| self.find_share(key).is_some())
+        })
+    }
+
     /// Holds the counter of each share that has not lapsed, one after the other.
     fn for_each_share<F: FnMut() -> Now>(
         &self,
