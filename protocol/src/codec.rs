@@ -85,6 +85,21 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// The next `N` bytes, as they are.
+    ///
+    /// # Errors
+    /// `BAD_FRAME` if there are fewer.
+    #[inline]
+    pub fn bytes<const N: usize>(&mut self, field: &'static str) -> Result<[u8; N], DecodeError> {
+        match self.rest.split_first_chunk() {
+            Some((head, rest)) => {
+                self.rest = rest;
+                Ok(*head)
+            }
+            None => Err(self.truncated(field, N)),
+        }
+    }
+
     /// Bytes behind a two-byte length of at most `max`.
     ///
     /// # Errors

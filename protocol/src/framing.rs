@@ -64,6 +64,26 @@ impl<'a> Message<'a> {
         Ok(Self { op, flags, body, offset })
     }
 
+    /// Whether a frame with this message is to be answered. One with NO_REPLY is not, neither with
+    /// its result nor with an error, unless the error closes the connection; but a flag that means
+    /// nothing with the op silences nothing.
+    #[inline]
+    pub fn wants_reply(&self) -> bool {
+        let quiet = Flags::NO_REPLY;
+        !(self.flags.contains(quiet) && self.op.flags_allowed().contains(quiet))
+    }
+
+    /// The error that these flags hold others than `allowed`.
+    #[cold]
+    pub fn unsupported_flag(&self, allowed: Flags) -> DecodeError {
+        // The flags end the header of an item; in a frame's, the call id follows.
+        let back = if self.offset as usize == HEADER_BYTES { 10 } else { 2 };
+        let offset = self.offset.saturating_sub(back);
+        let (found, max) = (u64::from(self.flags.0), u64::from(allowed.0));
+        let code = crate::status::Code::UnsupportedFlag;
+        DecodeError { code, field: "flags", offset, found, min: 0, max }
+    }
+
     /// The error that this op is not one that can be decoded here.
     #[cold]
     pub fn unsupported_op(&self) -> DecodeError {

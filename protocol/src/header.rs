@@ -30,17 +30,17 @@ impl Op {
     pub const SET: Self = Self(0x0014);
     /// Sets what the counter of an inline limit has used.
     pub const SET_INLINE: Self = Self(0x0015);
-    /// Reserved: moves used by a signed amount, after the fact.
+    /// Moves what the counters of a handle and values have used by a signed amount, after the fact.
     pub const ADJUST: Self = Self(0x0016);
-    /// Reserved: the same for an inline limit.
+    /// The same for an inline limit.
     pub const ADJUST_INLINE: Self = Self(0x0017);
-    /// Several checks and peeks in one frame, each decided by itself.
+    /// Several requests in one frame, each decided by itself.
     pub const BATCH: Self = Self(0x0018);
     /// Reserved: every limit that applies or why not.
     pub const EXPLAIN: Self = Self(0x0019);
-    /// Reserved: gives a permit back.
+    /// Gives a permit back.
     pub const RELEASE: Self = Self(0x0020);
-    /// Reserved: keeps a permit longer.
+    /// Keeps a permit longer.
     pub const RENEW: Self = Self(0x0021);
     /// Reserved: replaces a reservation by what was really used.
     pub const SETTLE: Self = Self(0x0022);
@@ -48,7 +48,7 @@ impl Op {
     pub const ALLOT: Self = Self(0x0023);
     /// Reserved: gives the rest of an allotment back.
     pub const RETURN: Self = Self(0x0024);
-    /// Reserved: opens the session that request ids belong to.
+    /// Opens a session that request ids belong to.
     pub const SESSION: Self = Self(0x0028);
     /// First op for private use; never given a meaning here.
     pub const PRIVATE_FIRST: Self = Self(0x7000);
@@ -67,6 +67,23 @@ impl Op {
     #[inline]
     pub const fn is_answer(self) -> bool {
         self.0 & 0x8000 != 0
+    }
+
+    /// The must-understand flags that a frame of this op may have; a batch's item may have them
+    /// too, but for NO_REPLY.
+    #[inline]
+    pub const fn flags_allowed(self) -> Flags {
+        const CHECK: Flags = Flags::NUMBERS.union(Flags::DEADLINE);
+        const CHANGE: Flags = Flags::REQUEST_ID.union(Flags::NO_REPLY);
+        match self {
+            Self::CHECK => CHECK.union(Flags::RENDERED).union(Flags::TIED),
+            Self::CHECK_INLINE => CHECK.union(Flags::TIED),
+            Self::PEEK => CHECK.union(Flags::RENDERED),
+            Self::PEEK_INLINE => CHECK,
+            Self::SET | Self::SET_INLINE | Self::ADJUST | Self::ADJUST_INLINE => CHANGE,
+            Self::BATCH | Self::RELEASE | Self::RENEW => Flags::NO_REPLY,
+            _ => Flags(0),
+        }
     }
 
     /// The name as `SPEC.md` prints it; of an answer, that of its request. Empty if none.
@@ -117,18 +134,22 @@ impl Flags {
     pub const RENDERED: Self = Self(1 << 1);
     /// Request: a deadline follows.
     pub const DEADLINE: Self = Self(1 << 2);
-    /// Request, reserved: a request id (session and sequence) follows.
+    /// Request: a request id (session and sequence) follows.
     pub const REQUEST_ID: Self = Self(1 << 3);
-    /// Request, reserved: no answer is wanted.
+    /// Request: no answer is wanted. Of frames only.
     pub const NO_REPLY: Self = Self(1 << 4);
     /// Request, reserved: an answer from an allotment will do.
     pub const LEASED: Self = Self(1 << 5);
+    /// Request: permits that this check is granted go back when the connection closes.
+    pub const TIED: Self = Self(1 << 6);
     /// Answer: no limit applied to the request.
     pub const UNMATCHED: Self = Self(1 << 8);
     /// Answer: no decision could be had, and `when_unavailable` let the request pass.
     pub const FAILED_OPEN: Self = Self(1 << 9);
     /// Answer: the body was longer than its maximum and is left out.
     pub const BODY_OMITTED: Self = Self(1 << 10);
+    /// Answer: the permit block is there.
+    pub const PERMIT: Self = Self(1 << 11);
 
     /// The bits of a request that a server must know to answer it.
     pub const MUST_UNDERSTAND: Self = Self(0x0FFF);
@@ -137,6 +158,12 @@ impl Flags {
     #[inline]
     pub const fn contains(self, flags: Self) -> bool {
         self.0 & flags.0 == flags.0
+    }
+
+    /// Those of `self` that are not in `flags`.
+    #[inline]
+    pub const fn without(self, flags: Self) -> Self {
+        Self(self.0 & !flags.0)
     }
 
     /// Both sets together.

@@ -15,6 +15,8 @@ pub mod header;
 
 pub mod framing;
 
+pub mod permit;
+
 pub mod request;
 
 pub mod response;
@@ -29,6 +31,7 @@ pub mod client;
 pub use error::{DecodeError, EncodeError, FrameError};
 pub use framing::{Assembler, Frame, Message, next_frame};
 pub use header::{Envelope, Flags, Header, Op};
-pub use request::{Form, Intent, Request};
+pub use permit::{Permit, PermitId};
+pub use request::{Form, Intent, Reply, Request, RequestId};
 pub use response::Response;
 pub use status::{Capabilities, Code, Decision, Retry};

@@ -14,6 +14,8 @@ pub const HEADER_BYTES: usize = 16;
 pub const ITEM_HEADER_BYTES: usize = 8;
 /// Bytes of the terse part that opens every answer to a check.
 pub const TERSE_BYTES: usize = 40;
+/// Bytes of the permit block that closes the answer to a check that was granted one.
+pub const PERMIT_BYTES: usize = 24;
 
 /// Longest frame before the handshake is done, header included: 4 KiB.
 pub const HANDSHAKE_FRAME_BYTES_MAX: usize = 4 * 1024;
@@ -74,15 +76,22 @@ pub const FOUND_BYTES_MAX: usize = 64;
 /// Bytes that a PING carries and its answer returns.
 pub const PING_BYTES_MAX: usize = 64;
 
-/// Highest cost of a check, and highest amount of SET: 2^53.
+/// Permits of one connection that are given back when it closes.
+pub const TIED_PERMITS_MAX: usize = 1_024;
+/// Sequences of a session that the server remembers, the highest it has seen among them.
+pub const SESSION_WINDOW_MAX: usize = 1_024;
+/// Sessions that one server remembers.
+pub const SESSIONS_MAX: usize = 10_000;
+
+/// Highest cost of a check, highest amount of SET, and furthest move of ADJUST: 2^53.
 pub const COST_MAX: u64 = 1 << 53;
 /// Lowest units per window, and lowest burst.
 pub const UNITS_MIN: u64 = 1;
 /// Highest units per window, and highest burst: 2^53.
 pub const UNITS_MAX: u64 = 1 << 53;
-/// Shortest window: 1 ms.
+/// Shortest window, and shortest lease of a permit: 1 ms.
 pub const WINDOW_NANOS_MIN: u64 = 1_000_000;
-/// Longest window: 366 days.
+/// Longest window, and longest lease of a permit: 366 days.
 pub const WINDOW_NANOS_MAX: u64 = 366 * 86_400 * 1_000_000_000;
 
 // How the maxima relate. Each line is a promise that some other file leans on.
@@ -96,9 +105,11 @@ const _: () = {
         HEADER_BYTES + 8 + (1 + NAME_BYTES_MAX) + 1 + (2 + CREDENTIAL_BYTES_MAX)
             <= HANDSHAKE_FRAME_BYTES_MAX
     );
-    // Every item of a full batch gets at least a terse answer, whatever was asked for.
+    // Every item of a full batch gets at least a terse answer with its permit, whatever was asked
+    // for: a permit whose id is lost cannot be given back.
     assert!(
-        HEADER_BYTES + 4 + BATCH_ITEMS_MAX * (ITEM_HEADER_BYTES + TERSE_BYTES) <= ANSWER_BYTES_MAX
+        HEADER_BYTES + 4 + BATCH_ITEMS_MAX * (ITEM_HEADER_BYTES + TERSE_BYTES + PERMIT_BYTES)
+            <= ANSWER_BYTES_MAX
     );
     // The largest single check, by handle or inline, fits a frame, also as a batch's only item.
     assert!(
@@ -114,7 +125,7 @@ const _: () = {
         HEADER_BYTES + 4 + ITEM_HEADER_BYTES + 16 + INLINE_LIMITS_MAX * (36 + INLINE_KEY_BYTES_MAX)
             <= FRAME_BYTES_MAX
     );
-    // The largest single answer fits: numbers, header values, content type and body.
+    // The largest single answer fits: numbers, header values, content type, body and permit.
     assert!(
         HEADER_BYTES
             + TERSE_BYTES
@@ -124,6 +135,7 @@ const _: () = {
             + (HEADERS_MAX + 1) * (2 + HEADER_VALUE_BYTES_MAX)
             + 4
             + BODY_BYTES_MAX
+            + PERMIT_BYTES
             <= ANSWER_BYTES_MAX
     );
     // So does the largest PREPARE answer inside an error.
@@ -147,5 +159,6 @@ const _: () = {
     assert!(VALUE_BYTES_MAX <= u16::MAX as usize);
     assert!(HANDLE_LIMITS_MAX < u16::MAX as usize, "0xFFFF stands for no limit");
     assert!(CHECK_LIMITS_MAX <= HANDLE_LIMITS_MAX && INLINE_LIMITS_MAX <= CHECK_LIMITS_MAX);
+    assert!(COST_MAX <= i64::MAX as u64, "ADJUST moves by a signed amount");
     assert!(COST_MAX <= UNITS_MAX, "a cost that no limit could ever hold is not worth carrying");
 };

@@ -14,11 +14,13 @@ use crate::limits::{
     HEADER_BYTES, INLINE_KEY_BYTES_MAX, INLINE_LIMITS_MAX, METERS_MAX, PING_BYTES_MAX, SLOTS_MAX,
     UNITS_MAX, UNITS_MIN, VALUE_BYTES_MAX, WINDOW_NANOS_MAX, WINDOW_NANOS_MIN,
 };
+use crate::permit::PermitId;
 use crate::status::{Align, Code, Kind};
 
 /// The four bytes that open the body of HELLO.
 pub const MAGIC: [u8; 4] = *b"TOLL";
-/// The limit index that stands for all limits that apply (in SET), or none (in an answer).
+/// The limit index that stands for all limits that apply (in SET and ADJUST), or none (in an
+/// answer).
 pub const NO_LIMIT: u16 = 0xFFFF;
 
 /// Any request.
@@ -38,7 +40,17 @@ pub enum Request<'a> {
     Set(Set<'a>),
     /// SET of an inline limit.
     SetInline(SetInline<'a>),
-    /// Several checks and peeks.
+    /// ADJUST by handle.
+    Adjust(Adjust<'a>),
+    /// ADJUST of an inline limit.
+    AdjustInline(AdjustInline<'a>),
+    /// Gives a permit back.
+    Release(Release),
+    /// Keeps a permit longer.
+    Renew(Renew),
+    /// Opens a session for request ids. It has no fields.
+    Session,
+    /// Several requests.
     Batch(Batch<'a>),
 }
 
@@ -49,21 +61,25 @@ impl<'a> Request<'a> {
     /// The error to answer with. None of them but a HELLO's wrong magic spoils the stream.
     #[inline]
     pub fn decode(message: &Message<'a>) -> Result<Self, DecodeError> {
-        let reader = Reader::new(message.body, message.offset);
-        let flags = message.flags;
         Ok(match message.op {
             Op::CHECK => Self::Check(Check::decode(message, Intent::Charge)?),
             Op::PEEK => Self::Check(Check::decode(message, Intent::Peek)?),
-            Op::CHECK_INLINE => {
-                Self::CheckInline(CheckInline::decode(reader, flags, Intent::Charge)?)
+            Op::CHECK_INLINE => Self::CheckInline(CheckInline::decode(message, Intent::Charge)?),
+            Op::PEEK_INLINE => Self::CheckInline(CheckInline::decode(message, Intent::Peek)?),
+            Op::BATCH => Self::Batch(Batch::decode(message)?),
+            Op::HELLO => Self::Hello(Hello::decode(message)?),
+            Op::PING => Self::Ping(Ping::decode(message)?),
+            Op::PREPARE => Self::Prepare(Prepare::decode(message)?),
+            Op::SET => Self::Set(Set::decode(message)?),
+            Op::SET_INLINE => Self::SetInline(SetInline::decode(message)?),
+            Op::ADJUST => Self::Adjust(Adjust::decode(message)?),
+            Op::ADJUST_INLINE => Self::AdjustInline(AdjustInline::decode(message)?),
+            Op::RELEASE => Self::Release(Release::decode(message)?),
+            Op::RENEW => Self::Renew(Renew::decode(message)?),
+            Op::SESSION => {
+                open(message)?.finish()?;
+                Self::Session
             }
-            Op::PEEK_INLINE => Self::CheckInline(CheckInline::decode(reader, flags, Intent::Peek)?),
-            Op::BATCH => Self::Batch(Batch::decode(reader, flags)?),
-            Op::HELLO => Self::Hello(Hello::decode(reader, flags)?),
-            Op::PING => Self::Ping(Ping::decode(reader, flags)?),
-            Op::PREPARE => Self::Prepare(Prepare::decode(reader, flags)?),
-            Op::SET => Self::Set(Set::decode(reader, flags)?),
-            Op::SET_INLINE => Self::SetInline(SetInline::decode(reader, flags)?),
             _ => return Err(message.unsupported_op()),
         })
     }
@@ -81,29 +97,89 @@ impl<'a> Request<'a> {
             Self::CheckInline(request) => request.encode(envelope, out),
             Self::Set(request) => request.encode(envelope, out),
             Self::SetInline(request) => request.encode(envelope, out),
+            Self::Adjust(request) => request.encode(envelope, out),
+            Self::AdjustInline(request) => request.encode(envelope, out),
+            Self::Release(request) => request.encode(envelope, out),
+            Self::Renew(request) => request.encode(envelope, out),
+            Self::Session => {
+                let writer = Writer::begin(out, envelope, Op::SESSION, Flags::default());
+                writer.finish(FRAME_BYTES_MAX)
+            }
             Self::Batch(request) => request.encode(envelope, out),
         }
     }
 }
 
-/// Refuses must-understand flags other than `allowed`.
+/// The body of a message whose must-understand flags all mean something with its op.
 #[inline]
-fn only(reader: &Reader<'_>, flags: Flags, allowed: Flags) -> Result<(), DecodeError> {
-    if flags.0 & Flags::MUST_UNDERSTAND.0 & !allowed.0 == 0 {
-        Ok(())
+fn open<'a>(message: &Message<'a>) -> Result<Reader<'a>, DecodeError> {
+    let allowed = message.op.flags_allowed();
+    let needed = message.flags.0 & Flags::MUST_UNDERSTAND.0;
+    if Flags(needed).without(allowed) == Flags::default() {
+        Ok(Reader::new(message.body, message.offset))
     } else {
-        Err(unsupported_flag(reader, flags, allowed))
+        Err(message.unsupported_flag(allowed))
     }
 }
 
-#[cold]
-#[inline(never)]
-fn unsupported_flag(reader: &Reader<'_>, flags: Flags, allowed: Flags) -> DecodeError {
-    // The flags end the header of an item; in a frame's, the call id follows.
-    let back = if reader.offset() as usize == HEADER_BYTES { 10 } else { 2 };
-    let offset = reader.offset().saturating_sub(back);
-    let (found, max) = (u64::from(flags.0), u64::from(allowed.0));
-    DecodeError { code: Code::UnsupportedFlag, field: "flags", offset, found, min: 0, max }
+/// Whether a request wants its answer. Those that are always answered, such as checks, do not say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Reply {
+    /// It does.
+    #[default]
+    Wanted,
+    /// It does not: nothing is answered, neither a result nor an error, but for an error that
+    /// closes the connection. Of frames only; an item of a batch is written without it.
+    None,
+}
+
+impl Reply {
+    #[inline]
+    fn from_flags(flags: Flags) -> Self {
+        if flags.contains(Flags::NO_REPLY) { Self::None } else { Self::Wanted }
+    }
+
+    fn to_flags(self, envelope: Envelope) -> Flags {
+        let in_frame = matches!(envelope, Envelope::Call(_));
+        Flags::NO_REPLY.only_if(in_frame && self == Self::None)
+    }
+}
+
+/// Names a request within a session, so that sending it again does nothing again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RequestId {
+    /// The session, from the answer to SESSION.
+    pub session: u64,
+    /// The client's number of the request within the session, counted from 1.
+    pub sequence: u64,
+}
+
+impl RequestId {
+    #[inline]
+    fn read(reader: &mut Reader<'_>, flags: Flags) -> Result<Option<Self>, DecodeError> {
+        if !flags.contains(Flags::REQUEST_ID) {
+            return Ok(None);
+        }
+        let session = reader.u64("session")?;
+        let at = *reader;
+        let sequence = reader.u64("sequence")?;
+        if sequence == 0 {
+            return Err(at.out_of_range(Code::BadFrame, "sequence", 0, 1, u64::MAX));
+        }
+        Ok(Some(Self { session, sequence }))
+    }
+
+    fn write(id: Option<Self>, writer: &mut Writer<'_>) {
+        if let Some(Self { session, sequence }) = id {
+            writer.u64(session);
+            writer.u64(sequence);
+        }
+    }
+}
+
+/// The flags of a request that changes counters.
+fn change_flags(id: Option<RequestId>, reply: Reply, envelope: Envelope) -> Flags {
+    Flags::REQUEST_ID.only_if(id.is_some()).union(reply.to_flags(envelope))
 }
 
 /// Whether a check charges.
@@ -162,8 +238,8 @@ pub struct Hello<'a> {
 }
 
 impl<'a> Hello<'a> {
-    fn decode(mut reader: Reader<'a>, flags: Flags) -> Result<Self, DecodeError> {
-        only(&reader, flags, Flags::default())?;
+    fn decode(message: &Message<'a>) -> Result<Self, DecodeError> {
+        let mut reader = open(message)?;
         let at = reader;
         let magic = reader.u32("magic")?;
         if magic != u32::from_le_bytes(MAGIC) {
@@ -209,8 +285,8 @@ pub struct Ping<'a> {
 }
 
 impl<'a> Ping<'a> {
-    fn decode(mut reader: Reader<'a>, flags: Flags) -> Result<Self, DecodeError> {
-        only(&reader, flags, Flags::default())?;
+    fn decode(message: &Message<'a>) -> Result<Self, DecodeError> {
+        let mut reader = open(message)?;
         let payload = reader.bytes16("payload", PING_BYTES_MAX)?;
         reader.finish()?;
         Ok(Self { payload })
@@ -237,8 +313,8 @@ pub struct Prepare<'a> {
 }
 
 impl<'a> Prepare<'a> {
-    fn decode(mut reader: Reader<'a>, flags: Flags) -> Result<Self, DecodeError> {
-        only(&reader, flags, Flags::default())?;
+    fn decode(message: &Message<'a>) -> Result<Self, DecodeError> {
+        let mut reader = open(message)?;
         let api = reader.name("api")?;
         let class = reader.name("class")?;
         reader.finish()?;
@@ -264,6 +340,9 @@ pub struct Check<'a> {
     pub intent: Intent,
     /// How much the answer is to tell.
     pub form: Form,
+    /// Permits that are granted go back when the connection closes. A peek, which is granted none,
+    /// is written without it.
+    pub tied: bool,
     /// The handle's number.
     pub handle: u32,
     /// The layout that came with the handle.
@@ -293,8 +372,8 @@ impl<'a> Check<'a> {
         }
     }
 
-    /// Decodes a check that has neither costs nor a deadline, and nothing wrong. `None` says that
-    /// it is not of that kind, no more.
+    /// Decodes a check that has neither costs nor a deadline, is not tied, and has nothing wrong.
+    /// `None` says that it is not of that kind, no more.
     #[inline(always)]
     pub fn plain(message: &Message<'a>, intent: Intent) -> Option<Self> {
         let form = Form::from_flags(message.flags);
@@ -313,6 +392,7 @@ impl<'a> Check<'a> {
         Some(Self {
             intent,
             form,
+            tied: false,
             handle: u32::from_le_bytes(*handle),
             layout: u64::from_le_bytes(*layout),
             deadline_nanos: None,
@@ -323,10 +403,8 @@ impl<'a> Check<'a> {
 
     #[inline(never)]
     fn decode_any(message: &Message<'a>, intent: Intent) -> Result<Self, DecodeError> {
-        const ALLOWED: Flags = Flags::NUMBERS.union(Flags::RENDERED).union(Flags::DEADLINE);
-        let mut reader = Reader::new(message.body, message.offset);
+        let mut reader = open(message)?;
         let flags = message.flags;
-        only(&reader, flags, ALLOWED)?;
         let handle = reader.u32("handle")?;
         let presence = reader.u32("presence")?;
         let layout = reader.u64("layout")?;
@@ -335,8 +413,8 @@ impl<'a> Check<'a> {
         let costs = if costs == 0 { List::EMPTY } else { read_costs(&mut reader, costs)? };
         let values = reader.sparse(u64::from(presence), "value", VALUE_BYTES_MAX)?;
         reader.finish()?;
-        let form = Form::from_flags(flags);
-        Ok(Self { intent, form, handle, layout, deadline_nanos, costs, values })
+        let (form, tied) = (Form::from_flags(flags), flags.contains(Flags::TIED));
+        Ok(Self { intent, form, tied, handle, layout, deadline_nanos, costs, values })
     }
 
     /// Appends the request.
@@ -348,8 +426,8 @@ impl<'a> Check<'a> {
             Intent::Charge => Op::CHECK,
             Intent::Peek => Op::PEEK,
         };
-        let deadline = Flags::DEADLINE.only_if(self.deadline_nanos.is_some());
-        let mut writer = Writer::begin(out, envelope, op, self.form.to_flags().union(deadline));
+        let options = options(self.intent, self.tied, self.deadline_nanos);
+        let mut writer = Writer::begin(out, envelope, op, self.form.to_flags().union(options));
         writer.u32(self.handle);
         write_presence(&mut writer, &self.values);
         writer.u64(self.layout);
@@ -365,6 +443,14 @@ impl<'a> Check<'a> {
         self.values.write(&mut writer, "value", VALUE_BYTES_MAX);
         writer.finish(FRAME_BYTES_MAX)
     }
+}
+
+/// The flags of a check beyond the form of its answer.
+#[inline]
+fn options(intent: Intent, tied: bool, deadline_nanos: Option<u64>) -> Flags {
+    Flags::DEADLINE
+        .only_if(deadline_nanos.is_some())
+        .union(Flags::TIED.only_if(tied && intent == Intent::Charge))
 }
 
 #[inline]
@@ -422,16 +508,41 @@ pub enum InlineQuota {
         /// Where windows begin.
         align: Align,
     },
+    /// So many units in any window, wherever it begins.
+    Sliding {
+        /// Units, [`UNITS_MIN`] to [`UNITS_MAX`].
+        units: u64,
+        /// Nanoseconds, [`WINDOW_NANOS_MIN`] to [`WINDOW_NANOS_MAX`].
+        window_nanos: u64,
+    },
+    /// So many units held at once, as permits.
+    Concurrent {
+        /// Units, [`UNITS_MIN`] to [`UNITS_MAX`].
+        units: u64,
+        /// Nanoseconds until a permit lapses that nobody renews, [`WINDOW_NANOS_MIN`] to
+        /// [`WINDOW_NANOS_MAX`].
+        lease_nanos: u64,
+    },
+    /// So much held, moved up by checks and down by ADJUST.
+    Level {
+        /// Units, [`UNITS_MIN`] to [`UNITS_MAX`].
+        units: u64,
+    },
+    /// So much in one check. It has no counter.
+    Cap {
+        /// Units, [`UNITS_MIN`] to [`UNITS_MAX`].
+        units: u64,
+    },
 }
 
 /// One inline limit and the key of its counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct InlineLimit<'a> {
-    /// What a check costs (at most [`COST_MAX`]), or what SET sets.
+    /// What a check costs (at most [`COST_MAX`]), or what SET sets; 0 in ADJUST.
     pub cost: u64,
     /// Kind and numbers.
     pub quota: InlineQuota,
-    /// Addresses the counter, together with kind, window and alignment.
+    /// Addresses the counter, together with the kind and, of windows, window and alignment.
     pub key: &'a [u8],
 }
 
@@ -440,28 +551,62 @@ impl<'a> Element<'a> for InlineLimit<'a> {
     fn read(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
         let cost = read_cost(reader, "cost")?;
         let units = read_ranged(reader, "units", UNITS_MIN, UNITS_MAX)?;
-        let window_nanos = read_ranged(reader, "window", WINDOW_NANOS_MIN, WINDOW_NANOS_MAX)?;
+        let window_at = *reader;
+        let window_nanos = reader.u64("window")?;
         let burst_at = *reader;
         let burst = reader.u64("burst")?;
         let kind_at = *reader;
         let kind = reader.u8("kind")?;
         let align_at = *reader;
         let align = reader.u8("align")?;
+        let window = |min, max| in_range(&window_at, "window", window_nanos, min, max);
+        let windowed = || window(WINDOW_NANOS_MIN, WINDOW_NANOS_MAX);
+        let no_burst = || in_range(&burst_at, "burst", burst, 0, 0);
+        let no_align = || in_range(&align_at, "align", u64::from(align), 0, 0);
         let quota = match Kind::from_wire(kind) {
             Some(Kind::Bucket) => {
+                windowed()?;
                 in_range(&burst_at, "burst", burst, UNITS_MIN, UNITS_MAX)?;
-                in_range(&align_at, "align", u64::from(align), 0, 0)?;
+                no_align()?;
                 InlineQuota::Bucket { units, window_nanos, burst }
             }
             Some(Kind::Fixed) => {
-                in_range(&burst_at, "burst", burst, 0, 0)?;
+                windowed()?;
+                no_burst()?;
                 let found = u64::from(align);
                 let Some(align) = Align::from_wire(align) else {
                     return Err(align_at.out_of_range(Code::BadLimit, "align", found, 0, 1));
                 };
                 InlineQuota::Fixed { units, window_nanos, align }
             }
-            _ => return Err(kind_at.out_of_range(Code::BadLimit, "kind", u64::from(kind), 1, 0)),
+            Some(Kind::Sliding) => {
+                windowed()?;
+                no_burst()?;
+                no_align()?;
+                InlineQuota::Sliding { units, window_nanos }
+            }
+            Some(Kind::Concurrent) => {
+                windowed()?;
+                no_burst()?;
+                no_align()?;
+                InlineQuota::Concurrent { units, lease_nanos: window_nanos }
+            }
+            Some(Kind::Level) => {
+                window(0, 0)?;
+                no_burst()?;
+                no_align()?;
+                InlineQuota::Level { units }
+            }
+            Some(Kind::Cap) => {
+                window(0, 0)?;
+                no_burst()?;
+                no_align()?;
+                InlineQuota::Cap { units }
+            }
+            // A calendar needs a time zone, which only a policy can name.
+            Some(Kind::Calendar) | None => {
+                return Err(kind_at.out_of_range(Code::BadLimit, "kind", u64::from(kind), 1, 0));
+            }
         };
         let key = reader.bytes16("key", INLINE_KEY_BYTES_MAX)?;
         Ok(Self { cost, quota, key })
@@ -476,6 +621,14 @@ impl<'a> Element<'a> for InlineLimit<'a> {
             InlineQuota::Fixed { units, window_nanos, align } => {
                 (Kind::Fixed, align.to_wire(), units, window_nanos, 0)
             }
+            InlineQuota::Sliding { units, window_nanos } => {
+                (Kind::Sliding, 0, units, window_nanos, 0)
+            }
+            InlineQuota::Concurrent { units, lease_nanos } => {
+                (Kind::Concurrent, 0, units, lease_nanos, 0)
+            }
+            InlineQuota::Level { units } => (Kind::Level, 0, units, 0, 0),
+            InlineQuota::Cap { units } => (Kind::Cap, 0, units, 0, 0),
         };
         writer.check("cost", self.cost, COST_MAX);
         writer.check("units", units, UNITS_MAX);
@@ -524,6 +677,9 @@ pub struct CheckInline<'a> {
     pub intent: Intent,
     /// How much the answer is to tell; never rendered.
     pub form: Form,
+    /// Permits that are granted go back when the connection closes. A peek, which is granted none,
+    /// is written without it.
+    pub tied: bool,
     /// Nanoseconds, from its arrival, after which the caller no longer wants an answer.
     pub deadline_nanos: Option<u64>,
     /// The limits, 1 to [`INLINE_LIMITS_MAX`].
@@ -531,9 +687,9 @@ pub struct CheckInline<'a> {
 }
 
 impl<'a> CheckInline<'a> {
-    fn decode(mut reader: Reader<'a>, flags: Flags, intent: Intent) -> Result<Self, DecodeError> {
-        const ALLOWED: Flags = Flags::NUMBERS.union(Flags::DEADLINE);
-        only(&reader, flags, ALLOWED)?;
+    fn decode(message: &Message<'a>, intent: Intent) -> Result<Self, DecodeError> {
+        let mut reader = open(message)?;
+        let flags = message.flags;
         let at = reader;
         let count = usize::from(reader.u8("count of limits")?);
         if count == 0 || count > INLINE_LIMITS_MAX {
@@ -544,7 +700,8 @@ impl<'a> CheckInline<'a> {
         let deadline_nanos = read_deadline(&mut reader, flags)?;
         let limits = reader.list(count)?;
         reader.finish()?;
-        Ok(Self { intent, form: Form::from_flags(flags), deadline_nanos, limits })
+        let (form, tied) = (Form::from_flags(flags), flags.contains(Flags::TIED));
+        Ok(Self { intent, form, tied, deadline_nanos, limits })
     }
 
     /// Appends the request.
@@ -556,9 +713,9 @@ impl<'a> CheckInline<'a> {
             Intent::Charge => Op::CHECK_INLINE,
             Intent::Peek => Op::PEEK_INLINE,
         };
-        let deadline = Flags::DEADLINE.only_if(self.deadline_nanos.is_some());
+        let options = options(self.intent, self.tied, self.deadline_nanos);
         let form = Form { numbers: self.form.numbers, rendered: false };
-        let mut writer = Writer::begin(out, envelope, op, form.to_flags().union(deadline));
+        let mut writer = Writer::begin(out, envelope, op, form.to_flags().union(options));
         writer.check("count of limits", self.limits.len() as u64, INLINE_LIMITS_MAX as u64);
         writer.u8(self.limits.len() as u8);
         if let Some(nanos) = self.deadline_nanos {
@@ -580,21 +737,27 @@ pub struct Set<'a> {
     pub used: u64,
     /// The limit's index in the handle, or `None` for every limit that applies.
     pub limit: Option<u16>,
+    /// With one, the request is done at most once.
+    pub id: Option<RequestId>,
+    /// Whether it is to be answered.
+    pub reply: Reply,
     /// Values by slot.
     pub values: Sparse<'a>,
 }
 
 impl<'a> Set<'a> {
-    fn decode(mut reader: Reader<'a>, flags: Flags) -> Result<Self, DecodeError> {
-        only(&reader, flags, Flags::default())?;
+    fn decode(message: &Message<'a>) -> Result<Self, DecodeError> {
+        let mut reader = open(message)?;
         let handle = reader.u32("handle")?;
         let presence = reader.u32("presence")?;
         let layout = reader.u64("layout")?;
         let used = read_cost(&mut reader, "used")?;
-        let limit = reader.u16("limit")?;
+        let limit = index_or_none(reader.u16("limit")?);
+        let id = RequestId::read(&mut reader, message.flags)?;
         let values = reader.sparse(u64::from(presence), "value", VALUE_BYTES_MAX)?;
         reader.finish()?;
-        Ok(Self { handle, layout, used, limit: index_or_none(limit), values })
+        let reply = Reply::from_flags(message.flags);
+        Ok(Self { handle, layout, used, limit, id, reply, values })
     }
 
     /// Appends the request.
@@ -602,14 +765,237 @@ impl<'a> Set<'a> {
     /// # Errors
     /// The field that does not fit; then nothing was appended.
     pub fn encode(&self, envelope: Envelope, out: &mut Vec<u8>) -> Result<(), EncodeError> {
-        let mut writer = Writer::begin(out, envelope, Op::SET, Flags::default());
+        let flags = change_flags(self.id, self.reply, envelope);
+        let mut writer = Writer::begin(out, envelope, Op::SET, flags);
         writer.u32(self.handle);
         write_presence(&mut writer, &self.values);
         writer.u64(self.layout);
         writer.check("used", self.used, COST_MAX);
         writer.u64(self.used);
         writer.u16(self.limit.unwrap_or(NO_LIMIT));
+        RequestId::write(self.id, &mut writer);
         self.values.write(&mut writer, "value", VALUE_BYTES_MAX);
+        writer.finish(FRAME_BYTES_MAX)
+    }
+}
+
+/// SET of an inline limit's counter; the limit's `cost` is what it has used from now on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SetInline<'a> {
+    /// With one, the request is done at most once.
+    pub id: Option<RequestId>,
+    /// Whether it is to be answered.
+    pub reply: Reply,
+    /// The limit, its key, and in `cost` the units used: of a concurrency limit always 0.
+    pub limit: InlineLimit<'a>,
+}
+
+impl<'a> SetInline<'a> {
+    fn decode(message: &Message<'a>) -> Result<Self, DecodeError> {
+        let mut reader = open(message)?;
+        let id = RequestId::read(&mut reader, message.flags)?;
+        let at = reader;
+        let limit = InlineLimit::read(&mut reader)?;
+        reader.finish()?;
+        if limit.cost > Self::used_max(&limit.quota) {
+            return Err(at.out_of_range(Code::BadCost, "cost", limit.cost, 0, 0));
+        }
+        Ok(Self { id, reply: Reply::from_flags(message.flags), limit })
+    }
+
+    /// Permits can be given back by whoever resets a counter, but not granted.
+    fn used_max(quota: &InlineQuota) -> u64 {
+        if matches!(quota, InlineQuota::Concurrent { .. }) { 0 } else { COST_MAX }
+    }
+
+    /// Appends the request.
+    ///
+    /// # Errors
+    /// The field that does not fit; then nothing was appended.
+    pub fn encode(&self, envelope: Envelope, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        let flags = change_flags(self.id, self.reply, envelope);
+        let mut writer = Writer::begin(out, envelope, Op::SET_INLINE, flags);
+        RequestId::write(self.id, &mut writer);
+        writer.check("cost", self.limit.cost, Self::used_max(&self.limit.quota));
+        self.limit.write(&mut writer);
+        writer.finish(FRAME_BYTES_MAX)
+    }
+}
+
+/// ADJUST by handle: moves what the counters of these values have used, after the fact. Never
+/// refused; down to fresh at most, and up to twice the limit.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Adjust<'a> {
+    /// The handle's number.
+    pub handle: u32,
+    /// The layout that came with the handle.
+    pub layout: u64,
+    /// Units: positive were used, negative are given back; at most [`COST_MAX`] either way.
+    pub units: i64,
+    /// The limit's index in the handle, or `None` for every limit that applies.
+    pub limit: Option<u16>,
+    /// With one, the request is done at most once.
+    pub id: Option<RequestId>,
+    /// Whether it is to be answered.
+    pub reply: Reply,
+    /// Values by slot.
+    pub values: Sparse<'a>,
+}
+
+impl<'a> Adjust<'a> {
+    fn decode(message: &Message<'a>) -> Result<Self, DecodeError> {
+        let mut reader = open(message)?;
+        let handle = reader.u32("handle")?;
+        let presence = reader.u32("presence")?;
+        let layout = reader.u64("layout")?;
+        let units = read_amount(&mut reader)?;
+        let limit = index_or_none(reader.u16("limit")?);
+        let id = RequestId::read(&mut reader, message.flags)?;
+        let values = reader.sparse(u64::from(presence), "value", VALUE_BYTES_MAX)?;
+        reader.finish()?;
+        let reply = Reply::from_flags(message.flags);
+        Ok(Self { handle, layout, units, limit, id, reply, values })
+    }
+
+    /// Appends the request.
+    ///
+    /// # Errors
+    /// The field that does not fit; then nothing was appended.
+    pub fn encode(&self, envelope: Envelope, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        let flags = change_flags(self.id, self.reply, envelope);
+        let mut writer = Writer::begin(out, envelope, Op::ADJUST, flags);
+        writer.u32(self.handle);
+        write_presence(&mut writer, &self.values);
+        writer.u64(self.layout);
+        write_amount(&mut writer, self.units);
+        writer.u16(self.limit.unwrap_or(NO_LIMIT));
+        RequestId::write(self.id, &mut writer);
+        self.values.write(&mut writer, "value", VALUE_BYTES_MAX);
+        writer.finish(FRAME_BYTES_MAX)
+    }
+}
+
+/// ADJUST of an inline limit's counter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AdjustInline<'a> {
+    /// Units: positive were used, negative are given back; at most [`COST_MAX`] either way.
+    pub units: i64,
+    /// With one, the request is done at most once.
+    pub id: Option<RequestId>,
+    /// Whether it is to be answered.
+    pub reply: Reply,
+    /// The limit and its key; its `cost` is 0.
+    pub limit: InlineLimit<'a>,
+}
+
+impl<'a> AdjustInline<'a> {
+    fn decode(message: &Message<'a>) -> Result<Self, DecodeError> {
+        let mut reader = open(message)?;
+        let units = read_amount(&mut reader)?;
+        let id = RequestId::read(&mut reader, message.flags)?;
+        let at = reader;
+        let limit = InlineLimit::read(&mut reader)?;
+        reader.finish()?;
+        if limit.cost != 0 {
+            return Err(at.out_of_range(Code::BadCost, "cost", limit.cost, 0, 0));
+        }
+        Ok(Self { units, id, reply: Reply::from_flags(message.flags), limit })
+    }
+
+    /// Appends the request.
+    ///
+    /// # Errors
+    /// The field that does not fit; then nothing was appended.
+    pub fn encode(&self, envelope: Envelope, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        let flags = change_flags(self.id, self.reply, envelope);
+        let mut writer = Writer::begin(out, envelope, Op::ADJUST_INLINE, flags);
+        write_amount(&mut writer, self.units);
+        RequestId::write(self.id, &mut writer);
+        writer.check("cost", self.limit.cost, 0);
+        self.limit.write(&mut writer);
+        writer.finish(FRAME_BYTES_MAX)
+    }
+}
+
+/// A signed amount. Errors tell it without its sign, as their numbers have none.
+fn read_amount(reader: &mut Reader<'_>) -> Result<i64, DecodeError> {
+    let at = *reader;
+    let amount = reader.u64("units")?.cast_signed();
+    let size = amount.unsigned_abs();
+    if size > COST_MAX {
+        return Err(at.out_of_range(Code::BadCost, "units", size, 0, COST_MAX));
+    }
+    Ok(amount)
+}
+
+fn write_amount(writer: &mut Writer<'_>, amount: i64) {
+    writer.check("units", amount.unsigned_abs(), COST_MAX);
+    writer.u64(amount.cast_unsigned());
+}
+
+/// RELEASE: gives back what a permit still holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Release {
+    /// The permit.
+    pub permit: PermitId,
+    /// Whether it is to be answered.
+    pub reply: Reply,
+}
+
+impl Release {
+    fn decode(message: &Message<'_>) -> Result<Self, DecodeError> {
+        let mut reader = open(message)?;
+        let permit = PermitId(reader.bytes("permit")?);
+        reader.finish()?;
+        Ok(Self { permit, reply: Reply::from_flags(message.flags) })
+    }
+
+    /// Appends the request.
+    ///
+    /// # Errors
+    /// None: the permit always fits.
+    pub fn encode(&self, envelope: Envelope, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        let mut writer = Writer::begin(out, envelope, Op::RELEASE, self.reply.to_flags(envelope));
+        writer.raw(&self.permit.0);
+        writer.finish(FRAME_BYTES_MAX)
+    }
+}
+
+/// RENEW: keeps a permit from now on for another lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Renew {
+    /// The permit.
+    pub permit: PermitId,
+    /// Nanoseconds from now until it lapses, [`WINDOW_NANOS_MIN`] to [`WINDOW_NANOS_MAX`]; `None`
+    /// for the lease of each limit that it holds.
+    pub lease_nanos: Option<u64>,
+    /// Whether it is to be answered.
+    pub reply: Reply,
+}
+
+impl Renew {
+    fn decode(message: &Message<'_>) -> Result<Self, DecodeError> {
+        let mut reader = open(message)?;
+        let permit = PermitId(reader.bytes("permit")?);
+        let at = reader;
+        let lease_nanos = Some(reader.u64("lease")?).filter(|nanos| *nanos != 0);
+        if let Some(nanos) = lease_nanos {
+            in_range(&at, "lease", nanos, WINDOW_NANOS_MIN, WINDOW_NANOS_MAX)?;
+        }
+        reader.finish()?;
+        Ok(Self { permit, lease_nanos, reply: Reply::from_flags(message.flags) })
+    }
+
+    /// Appends the request.
+    ///
+    /// # Errors
+    /// The field that does not fit; then nothing was appended.
+    pub fn encode(&self, envelope: Envelope, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        let mut writer = Writer::begin(out, envelope, Op::RENEW, self.reply.to_flags(envelope));
+        writer.raw(&self.permit.0);
+        let nanos = self.lease_nanos.unwrap_or(0);
+        writer.check("lease", nanos, WINDOW_NANOS_MAX);
+        writer.u64(nanos);
         writer.finish(FRAME_BYTES_MAX)
     }
 }
@@ -619,38 +1005,14 @@ pub(crate) fn index_or_none(index: u16) -> Option<u16> {
     if index == NO_LIMIT { None } else { Some(index) }
 }
 
-/// SET of an inline limit's counter; the limit's `cost` is what it has used from now on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SetInline<'a> {
-    /// The limit, its key, and in `cost` the units used.
-    pub limit: InlineLimit<'a>,
-}
-
-impl<'a> SetInline<'a> {
-    fn decode(mut reader: Reader<'a>, flags: Flags) -> Result<Self, DecodeError> {
-        only(&reader, flags, Flags::default())?;
-        let limit = InlineLimit::read(&mut reader)?;
-        reader.finish()?;
-        Ok(Self { limit })
-    }
-
-    /// Appends the request.
-    ///
-    /// # Errors
-    /// The field that does not fit; then nothing was appended.
-    pub fn encode(&self, envelope: Envelope, out: &mut Vec<u8>) -> Result<(), EncodeError> {
-        let mut writer = Writer::begin(out, envelope, Op::SET_INLINE, Flags::default());
-        self.limit.write(&mut writer);
-        writer.finish(FRAME_BYTES_MAX)
-    }
-}
-
 /// BATCH: messages that are decided one by one, in order, and answered in one frame.
 ///
 /// The items' lengths have been checked; each item is decoded by itself, by
-/// [`Request::decode`], and may fail by itself. Only checks and peeks are allowed in it.
+/// [`decode_item`], and may fail by itself.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Batch<'a> {
+    /// Whether it is to be answered, all of it or nothing.
+    pub reply: Reply,
     /// The items in order, 1 to [`BATCH_ITEMS_MAX`].
     pub items: List<'a, Message<'a>>,
 }
@@ -670,8 +1032,8 @@ impl<'a> Element<'a> for Message<'a> {
 }
 
 impl<'a> Batch<'a> {
-    fn decode(mut reader: Reader<'a>, flags: Flags) -> Result<Self, DecodeError> {
-        only(&reader, flags, Flags::default())?;
+    fn decode(message: &Message<'a>) -> Result<Self, DecodeError> {
+        let mut reader = open(message)?;
         let at = reader;
         let count = reader.u32("count of items")?;
         let items = count as usize;
@@ -682,7 +1044,7 @@ impl<'a> Batch<'a> {
         }
         let items = reader.list(items)?;
         reader.finish()?;
-        Ok(Self { items })
+        Ok(Self { reply: Reply::from_flags(message.flags), items })
     }
 
     /// Appends the request.
@@ -690,7 +1052,7 @@ impl<'a> Batch<'a> {
     /// # Errors
     /// The field that does not fit; then nothing was appended.
     pub fn encode(&self, envelope: Envelope, out: &mut Vec<u8>) -> Result<(), EncodeError> {
-        let mut writer = Writer::begin(out, envelope, Op::BATCH, Flags::default());
+        let mut writer = Writer::begin(out, envelope, Op::BATCH, self.reply.to_flags(envelope));
         writer.check("count of items", self.items.len() as u64, BATCH_ITEMS_MAX as u64);
         writer.u32(self.items.len() as u32);
         self.items.write(&mut writer);
@@ -698,7 +1060,8 @@ impl<'a> Batch<'a> {
     }
 }
 
-/// An item of a batch that may be decided: a check or a peek.
+/// An item of a batch: a check or a peek, or a change of counters or permits. It is answered in any
+/// case, within the batch's answer, so NO_REPLY means nothing here.
 ///
 /// # Errors
 /// The error to answer this one item with.
@@ -706,6 +1069,13 @@ impl<'a> Batch<'a> {
 pub fn decode_item<'a>(item: &Message<'a>) -> Result<Request<'a>, DecodeError> {
     match item.op {
         Op::CHECK | Op::PEEK | Op::CHECK_INLINE | Op::PEEK_INLINE => Request::decode(item),
+        Op::SET | Op::SET_INLINE | Op::ADJUST | Op::ADJUST_INLINE | Op::RELEASE | Op::RENEW => {
+            if item.flags.contains(Flags::NO_REPLY) {
+                let allowed = item.op.flags_allowed().without(Flags::NO_REPLY);
+                return Err(item.unsupported_flag(allowed));
+            }
+            Request::decode(item)
+        }
         _ => Err(item.unsupported_op()),
     }
 }

@@ -11,8 +11,10 @@ use crate::header::{Envelope, Flags, Op};
 use crate::limits::{
     ANSWER_BYTES_MAX, BATCH_ITEMS_MAX, BODY_BYTES_MAX, CHECK_LIMITS_MAX, FOUND_BYTES_MAX,
     HANDLE_LIMITS_MAX, HEADER_BYTES, HEADER_VALUE_BYTES_MAX, HEADERS_MAX, ITEM_HEADER_BYTES,
-    MESSAGE_BYTES_MAX, METERS_MAX, PING_BYTES_MAX, SLOTS_MAX, STATIC_HEADERS_MAX, TERSE_BYTES,
+    MESSAGE_BYTES_MAX, METERS_MAX, PERMIT_BYTES, PING_BYTES_MAX, SLOTS_MAX, STATIC_HEADERS_MAX,
+    TERSE_BYTES,
 };
+use crate::permit::{Permit, PermitId};
 use crate::request::{Form, NO_LIMIT, index_or_none};
 use crate::status::{Capabilities, Code, Decision, Kind, Mode, Retry, SlotUse, WhenUnavailable};
 
@@ -36,8 +38,14 @@ pub enum Response<'a> {
     Prepare(Prepared<'a>),
     /// To a check or a peek, by handle or inline.
     Check(Answer<'a>),
-    /// To SET, by handle or inline.
+    /// To SET and ADJUST, by handle or inline.
     Set(SetAnswer),
+    /// To RELEASE.
+    Release(ReleaseAnswer),
+    /// To RENEW.
+    Renew(RenewAnswer),
+    /// To SESSION.
+    Session(SessionAnswer),
     /// To BATCH.
     Batch(BatchAnswer<'a>),
     /// To nothing: the server is about to leave.
@@ -69,7 +77,12 @@ impl<'a> Response<'a> {
             Op::HELLO => HelloAnswer::decode(&mut reader).map(Self::Hello),
             Op::PING => PingAnswer::decode(&mut reader).map(Self::Ping),
             Op::PREPARE => Prepared::read(&mut reader).map(Self::Prepare),
-            Op::SET | Op::SET_INLINE => SetAnswer::decode(&mut reader).map(Self::Set),
+            Op::SET | Op::SET_INLINE | Op::ADJUST | Op::ADJUST_INLINE => {
+                SetAnswer::decode(&mut reader).map(Self::Set)
+            }
+            Op::RELEASE => ReleaseAnswer::decode(&mut reader).map(Self::Release),
+            Op::RENEW => RenewAnswer::decode(&mut reader).map(Self::Renew),
+            Op::SESSION => SessionAnswer::decode(&mut reader).map(Self::Session),
             Op::GOAWAY => GoAway::decode(&mut reader).map(Self::GoAway),
             _ => Err(message.unsupported_op()),
         }
@@ -92,6 +105,18 @@ impl<'a> Response<'a> {
             Self::Check(answer) => answer.encode(request, envelope, out),
             Self::Set(answer) => {
                 answer.encode(request, envelope, out);
+                Ok(())
+            }
+            Self::Release(answer) => {
+                answer.encode(envelope, out);
+                Ok(())
+            }
+            Self::Renew(answer) => {
+                answer.encode(envelope, out);
+                Ok(())
+            }
+            Self::Session(answer) => {
+                answer.encode(envelope, out);
                 Ok(())
             }
             Self::Batch(answer) => answer.encode(envelope, out),
@@ -184,6 +209,12 @@ maxima! {
     window_nanos_min = 31: crate::limits::WINDOW_NANOS_MIN,
     /// Longest window in nanoseconds.
     window_nanos = 32: crate::limits::WINDOW_NANOS_MAX,
+    /// Tied permits of one connection.
+    tied_permits = 33: crate::limits::TIED_PERMITS_MAX,
+    /// Sequences of a session that are remembered.
+    session_window = 34: crate::limits::SESSION_WINDOW_MAX,
+    /// Sessions that the server remembers.
+    sessions = 35: crate::limits::SESSIONS_MAX,
 }
 
 impl Default for Maxima {
@@ -248,8 +279,7 @@ impl<'a> HelloAnswer<'a> {
         reader.u16("reserved")?;
         let capabilities = Capabilities(reader.u32("capabilities")?);
         let features = reader.u64("features")?;
-        let mut instance = [0; 16];
-        instance.copy_from_slice(reader.take(16, "instance")?);
+        let instance = reader.bytes("instance")?;
         let principal = reader.name("principal")?;
         let server = reader.name("server")?;
         let maxima = Maxima::read(reader)?;
@@ -559,6 +589,24 @@ pub struct Witness {
     pub cluster_nanos: u64,
 }
 
+impl Witness {
+    #[inline]
+    fn read(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let position = reader.u32("position")?;
+        let policy_version = reader.u64("policy version")?;
+        let log_index = reader.u64("log index")?;
+        let cluster_nanos = reader.u64("cluster time")?;
+        Ok(Self { policy_version, log_index, position, cluster_nanos })
+    }
+
+    fn write(&self, writer: &mut Writer<'_>) {
+        writer.u32(self.position);
+        writer.u64(self.policy_version);
+        writer.u64(self.log_index);
+        writer.u64(self.cluster_nanos);
+    }
+}
+
 /// What every answer to a check says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Terse {
@@ -604,10 +652,7 @@ impl Terse {
         let decision = reader.u8("decision")?;
         let retry_kind = reader.u8("retry kind")?;
         let binding = index_or_none(reader.u16("binding limit")?);
-        let position = reader.u32("position")?;
-        let policy_version = reader.u64("policy version")?;
-        let log_index = reader.u64("log index")?;
-        let cluster_nanos = reader.u64("cluster time")?;
+        let witness = Witness::read(reader)?;
         let retry_nanos = reader.u64("retry")?;
         let Some(decision) = Decision::from_wire(decision) else {
             return Err(at.unknown("decision", u64::from(decision)));
@@ -621,7 +666,7 @@ impl Terse {
             failed_open: flags.contains(Flags::FAILED_OPEN),
             binding,
             retry,
-            witness: Witness { policy_version, log_index, position, cluster_nanos },
+            witness,
         })
     }
 
@@ -666,9 +711,10 @@ pub struct LimitNumbers {
     pub retry: Retry,
     /// A bucket's burst, another kind's units; [`UNLIMITED`] if it never denies.
     pub limit: u64,
-    /// Units left after this decision; [`UNLIMITED`] if it never denies.
+    /// Units left after this decision, of a cap all of them; [`UNLIMITED`] if it never denies.
     pub remaining: u64,
-    /// Nanoseconds until one more unit is left; 0 if all are, [`NO_TIME`] if time brings none.
+    /// Nanoseconds until one more unit is left: of permits until the first one lapses. 0 if all
+    /// are, [`NO_TIME`] if time brings none, as of levels and caps.
     pub next_nanos: u64,
     /// Nanoseconds until all units are left (bucket, sliding) or the window ends (fixed,
     /// calendar); [`NO_TIME`] for other kinds.
@@ -744,11 +790,13 @@ pub struct Answer<'a> {
     pub rendered: Option<Rendered<'a>>,
     /// The body was longer than its maximum and is left out.
     pub body_omitted: bool,
+    /// What the check was granted of concurrency limits, if anything. Never left out.
+    pub permit: Option<Permit>,
 }
 
 impl<'a> From<Terse> for Answer<'a> {
     fn from(terse: Terse) -> Self {
-        Self { terse, numbers: None, rendered: None, body_omitted: false }
+        Self { terse, numbers: None, rendered: None, body_omitted: false, permit: None }
     }
 }
 
@@ -785,8 +833,13 @@ impl<'a> Answer<'a> {
             };
             rendered = Some(Rendered { status, headers, content_type, body });
         }
+        let mut permit = None;
+        if flags.contains(Flags::PERMIT) {
+            let id = PermitId(reader.bytes("permit")?);
+            permit = Some(Permit { id, expires_nanos: reader.u64("expires")? });
+        }
         let body_omitted = flags.contains(Flags::BODY_OMITTED);
-        Ok(Self { terse, numbers, rendered, body_omitted })
+        Ok(Self { terse, numbers, rendered, body_omitted, permit })
     }
 
     /// Appends the answer to a request of this op. A body that is too long is left out, and the
@@ -801,7 +854,8 @@ impl<'a> Answer<'a> {
         envelope: Envelope,
         out: &mut Vec<u8>,
     ) -> Result<(), EncodeError> {
-        if self.numbers.is_none() && self.rendered.is_none() && !self.body_omitted {
+        let has_blocks = self.numbers.is_some() || self.rendered.is_some() || self.permit.is_some();
+        if !has_blocks && !self.body_omitted {
             self.terse.encode(request, envelope, out);
             return Ok(());
         }
@@ -819,7 +873,8 @@ impl<'a> Answer<'a> {
         let body = self.rendered.and_then(|rendered| rendered.body);
         let too_long = body.is_some_and(|body| body.len() > BODY_BYTES_MAX);
         let omitted = Flags::BODY_OMITTED.only_if(self.body_omitted || too_long);
-        let flags = self.terse.to_flags().union(form).union(omitted);
+        let permit = Flags::PERMIT.only_if(self.permit.is_some());
+        let flags = self.terse.to_flags().union(form).union(omitted).union(permit);
         let mut writer = Writer::begin(out, envelope, request.answer(), flags);
         writer.raw(&self.terse.to_bytes());
         if let Some(numbers) = &self.numbers {
@@ -843,14 +898,24 @@ impl<'a> Answer<'a> {
                 None => writer.u32(NO_BODY),
             }
         }
+        if let Some(permit) = &self.permit {
+            writer.raw(&permit.id.0);
+            writer.u64(permit.expires_nanos);
+        }
         writer.finish(ANSWER_BYTES_MAX)
+    }
+
+    /// What must be told whatever else is left out: the decision, and the permit, which could not
+    /// be given back without its id.
+    pub fn shortest(&self) -> Answer<'static> {
+        Answer { permit: self.permit, ..self.terse.into() }
     }
 }
 
-/// The answer to SET, by handle or inline.
+/// The answer to SET and ADJUST, by handle or inline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SetAnswer {
-    /// Counters that were set.
+    /// Counters that were set or moved.
     pub counters: u32,
     /// Where and when.
     pub witness: Witness,
@@ -859,23 +924,101 @@ pub struct SetAnswer {
 impl SetAnswer {
     fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let counters = reader.u32("counters")?;
-        let position = reader.u32("position")?;
-        let policy_version = reader.u64("policy version")?;
-        let log_index = reader.u64("log index")?;
-        let cluster_nanos = reader.u64("cluster time")?;
-        let witness = Witness { policy_version, log_index, position, cluster_nanos };
-        Ok(Self { counters, witness })
+        Ok(Self { counters, witness: Witness::read(reader)? })
     }
 
     /// Appends the answer to a request of this op.
     pub fn encode(&self, request: Op, envelope: Envelope, out: &mut Vec<u8>) {
         let mut writer = Writer::begin(out, envelope, request.answer(), Flags::default());
         writer.u32(self.counters);
-        writer.u32(self.witness.position);
-        writer.u64(self.witness.policy_version);
-        writer.u64(self.witness.log_index);
-        writer.u64(self.witness.cluster_nanos);
+        self.witness.write(&mut writer);
+        // Thirty-two bytes always fit.
+        let _ = writer.finish(ANSWER_BYTES_MAX);
+    }
+}
+
+/// The answer to RELEASE.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReleaseAnswer {
+    /// Units given back, over all limits; 0 if the permit was not held any more.
+    pub units: u64,
+    /// Where and when.
+    pub witness: Witness,
+}
+
+impl ReleaseAnswer {
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let units = reader.u64("units")?;
+        reader.u32("reserved")?;
+        Ok(Self { units, witness: Witness::read(reader)? })
+    }
+
+    /// Appends the answer.
+    pub fn encode(&self, envelope: Envelope, out: &mut Vec<u8>) {
+        let mut writer = Writer::begin(out, envelope, Op::RELEASE.answer(), Flags::default());
+        writer.u64(self.units);
+        writer.u32(0);
+        self.witness.write(&mut writer);
         // Forty bytes always fit.
+        let _ = writer.finish(ANSWER_BYTES_MAX);
+    }
+}
+
+/// The answer to RENEW.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RenewAnswer {
+    /// Nanoseconds from now until the permit lapses, at least 1 and the earliest if it holds
+    /// several limits; `None` if it was not held any more.
+    pub expires_nanos: Option<u64>,
+    /// Where and when.
+    pub witness: Witness,
+}
+
+impl RenewAnswer {
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let expires_nanos = Some(reader.u64("expires")?).filter(|nanos| *nanos != 0);
+        reader.u32("reserved")?;
+        Ok(Self { expires_nanos, witness: Witness::read(reader)? })
+    }
+
+    /// Appends the answer.
+    pub fn encode(&self, envelope: Envelope, out: &mut Vec<u8>) {
+        let mut writer = Writer::begin(out, envelope, Op::RENEW.answer(), Flags::default());
+        writer.u64(self.expires_nanos.unwrap_or(0));
+        writer.u32(0);
+        self.witness.write(&mut writer);
+        // Forty bytes always fit.
+        let _ = writer.finish(ANSWER_BYTES_MAX);
+    }
+}
+
+/// The answer to SESSION.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionAnswer {
+    /// The session's number, for [`RequestId`](crate::RequestId)s.
+    pub session: u64,
+    /// Sequences that the server remembers: the highest it has seen, and those right below it.
+    pub window: u32,
+    /// Nanoseconds without a request of the session after which it may be forgotten.
+    pub idle_nanos: u64,
+}
+
+impl SessionAnswer {
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let session = reader.u64("session")?;
+        let window = reader.u32("window")?;
+        reader.u32("reserved")?;
+        Ok(Self { session, window, idle_nanos: reader.u64("idle")? })
+    }
+
+    /// Appends the answer.
+    pub fn encode(&self, envelope: Envelope, out: &mut Vec<u8>) {
+        let mut writer = Writer::begin(out, envelope, Op::SESSION.answer(), Flags::default());
+        writer.u64(self.session);
+        writer.u32(self.window);
+        writer.u32(0);
+        writer.u64(self.idle_nanos);
+        // Twenty-four bytes always fit.
         let _ = writer.finish(ANSWER_BYTES_MAX);
     }
 }
@@ -883,7 +1026,7 @@ impl SetAnswer {
 /// The answer to BATCH: one message an item, in the items' order. Each is decoded by itself.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct BatchAnswer<'a> {
-    /// An answer to a check, or an error, for each item.
+    /// An answer, or an error, for each item.
     pub items: List<'a, Message<'a>>,
 }
 
@@ -912,7 +1055,7 @@ impl<'a> BatchAnswer<'a> {
 }
 
 /// Writes the answer to a BATCH item by item. Never fails: where room is short, an item keeps its
-/// decision or its error code and loses what goes beyond it.
+/// decision and its permit, or its error code, and loses what goes beyond it.
 #[derive(Debug)]
 pub struct BatchResponse<'b> {
     out: &'b mut Vec<u8>,
@@ -931,14 +1074,33 @@ impl<'b> BatchResponse<'b> {
         Self { out, start, items: 0, expected }
     }
 
-    /// The answer to the next item, which had this op.
+    /// The answer to the next item, a check or peek, which had this op.
     #[inline]
     pub fn answer(&mut self, request: Op, answer: &Answer<'_>) {
         let before = self.out.len();
         if answer.encode(request, Envelope::Item, self.out).is_err() || !self.leaves_room() {
             self.out.truncate(before);
-            answer.terse.encode(request, Envelope::Item, self.out);
+            // Terse and permit always fit.
+            let _ = answer.shortest().encode(request, Envelope::Item, self.out);
         }
+        self.items += 1;
+    }
+
+    /// The answer to the next item, a SET or ADJUST, which had this op.
+    pub fn set(&mut self, request: Op, answer: &SetAnswer) {
+        answer.encode(request, Envelope::Item, self.out);
+        self.items += 1;
+    }
+
+    /// The answer to the next item, a RELEASE.
+    pub fn release(&mut self, answer: &ReleaseAnswer) {
+        answer.encode(Envelope::Item, self.out);
+        self.items += 1;
+    }
+
+    /// The answer to the next item, a RENEW.
+    pub fn renew(&mut self, answer: &RenewAnswer) {
+        answer.encode(Envelope::Item, self.out);
         self.items += 1;
     }
 
@@ -954,12 +1116,13 @@ impl<'b> BatchResponse<'b> {
         self.items += 1;
     }
 
-    /// Every item still to come fits at least as a terse answer.
+    /// Every item still to come fits at least as a terse answer with a permit. No other answer
+    /// without an error's words is longer.
     #[inline]
     fn leaves_room(&self) -> bool {
         let left = self.expected.saturating_sub(self.items + 1);
         let used = self.out.len() - self.start;
-        used + left * (ITEM_HEADER_BYTES + TERSE_BYTES) <= ANSWER_BYTES_MAX
+        used + left * (ITEM_HEADER_BYTES + TERSE_BYTES + PERMIT_BYTES) <= ANSWER_BYTES_MAX
     }
 
     /// Ends the answer.

@@ -140,21 +140,29 @@ wire_numbers! {
         StaleHandle = 0x010B,
         /// A slot that a limit needs is missing or holds a value that the limit cannot use.
         BadAttribute = 0x010C,
-        /// The numbers of an inline limit are out of range, or its kind is not offered here.
+        /// The numbers of an inline limit or a lease are out of range, or the limit's kind is not
+        /// offered here.
         BadLimit = 0x010D,
-        /// A cost is above its maximum, or there are more costs than meters.
+        /// A cost or an amount is out of range, or there are more costs than meters.
         BadCost = 0x010E,
         /// The request's own deadline passed before it was decided.
         DeadlineExceeded = 0x010F,
         /// Reserved for the cluster: it cannot be told whether the request was charged.
         UnknownOutcome = 0x0110,
+        /// The server does not know the session, or no longer. This request did nothing; whether an
+        /// earlier try of it did cannot be told.
+        UnknownSession = 0x0111,
+        /// The sequence lies behind those that the server remembers of the session. This request
+        /// did nothing; whether an earlier try of it did cannot be told.
+        StaleSequence = 0x0112,
         /// The connection has not said HELLO, or its credential was refused.
         Unauthenticated = 0x0201,
         /// The principal lacks a capability; the detail says which.
         Forbidden = 0x0202,
         /// The counter is new and the table is at its maximum for this limit or overall.
         TableFull = 0x0203,
-        /// The server has more work than it can do, or more connections than its maximum.
+        /// The server has more work than it can do, or more connections, sessions or tied permits
+        /// than their maxima.
         Overloaded = 0x0204,
         /// The server is stopping and takes no new requests.
         ShuttingDown = 0x0205,
@@ -203,7 +211,8 @@ impl Code {
         )
     }
 
-    /// Nothing was charged, for certain.
+    /// This request charged nothing, for certain. Of `UNKNOWN_SESSION` and `STALE_SEQUENCE` that
+    /// says nothing of an earlier try with the same request id.
     pub const fn charged_nothing(self) -> bool {
         !matches!(self, Self::UnknownOutcome | Self::Internal)
     }
@@ -244,6 +253,8 @@ impl Code {
             Self::BadCost => "BAD_COST",
             Self::DeadlineExceeded => "DEADLINE_EXCEEDED",
             Self::UnknownOutcome => "UNKNOWN_OUTCOME",
+            Self::UnknownSession => "UNKNOWN_SESSION",
+            Self::StaleSequence => "STALE_SEQUENCE",
             Self::Unauthenticated => "UNAUTHENTICATED",
             Self::Forbidden => "FORBIDDEN",
             Self::TableFull => "TABLE_FULL",
@@ -296,9 +307,10 @@ pub enum Retry {
     None,
     /// After so many nanoseconds, exactly, if nobody charges meanwhile. At least 1.
     After(u64),
-    /// Never: its cost can never fit.
+    /// Never: its cost can never fit, as a cap always says.
     Never,
-    /// When others give back what they hold; at the latest after so many nanoseconds, if known.
+    /// When others give back what they hold. Of permits, the nanoseconds until the first one
+    /// lapses, if known; of a level none, as time brings nothing back.
     OnOthers(Option<u64>),
 }
 
@@ -340,9 +352,9 @@ impl Capabilities {
     pub const PEEK: Self = Self(1 << 1);
     /// Inline limits, together with the capability for what is done with them.
     pub const INLINE: Self = Self(1 << 2);
-    /// Reserved: RELEASE and RENEW.
+    /// RELEASE and RENEW.
     pub const PERMITS: Self = Self(1 << 3);
-    /// SET, and later ADJUST.
+    /// SET and ADJUST, and SESSION, which serves them.
     pub const ADJUST: Self = Self(1 << 4);
     /// Reserved: changes to the server itself.
     pub const ADMIN: Self = Self(1 << 5);

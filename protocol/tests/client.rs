@@ -12,14 +12,16 @@ use tollkeeper_protocol::client::{
 };
 use tollkeeper_protocol::codec::{List, Sparse};
 use tollkeeper_protocol::limits::FRAME_BYTES_MAX;
-use tollkeeper_protocol::request::{InlineLimit, InlineQuota, decode_item};
+use tollkeeper_protocol::request::{InlineLimit, InlineQuota, Release, Renew, decode_item};
 use tollkeeper_protocol::response::{
-    BatchResponse, Detail, ErrorAnswer, GoAway, HelloAnswer, LimitInfo, Maxima, PingAnswer,
-    Prepared, Rendered, SetAnswer, Slot, StaticHeader, Terse, Witness,
+    Answer, BatchResponse, Detail, ErrorAnswer, GoAway, HelloAnswer, LimitInfo, Maxima, PingAnswer,
+    Prepared, ReleaseAnswer, Rendered, RenewAnswer, SessionAnswer, SetAnswer, Slot, StaticHeader,
+    Terse, Witness,
 };
 use tollkeeper_protocol::status::{Kind, Mode, SlotUse, WhenUnavailable};
 use tollkeeper_protocol::{
-    Assembler, Capabilities, Code, Decision, Envelope, Form, Intent, Op, Request, Response, Retry,
+    Assembler, Capabilities, Code, Decision, Envelope, Form, Intent, Op, Permit, PermitId, Reply,
+    Request, RequestId, Response, Retry,
 };
 
 const ALLOW: Terse = Terse {
@@ -393,7 +395,7 @@ async fn batches_inline_limits_and_sets_are_answered() {
                 content_type: "",
                 body: None,
             };
-            let mut answer: tollkeeper_protocol::response::Answer<'_> = ALLOW.into();
+            let mut answer: Answer<'_> = ALLOW.into();
             answer.rendered = Some(rendered);
             answers.answer(Op::PEEK, &answer);
             answers.error(&ErrorAnswer::new(Code::Forbidden, "no"));
@@ -431,7 +433,160 @@ async fn batches_inline_limits_and_sets_are_answered() {
     assert_eq!(client.counters().failed_closed, 1);
     let answer = client.check_inline(&limits, Form::TERSE).await.unwrap();
     assert_eq!(answer.witness.policy_version, 3);
-    assert_eq!(client.set(handle, args, None, 0).await.unwrap().counters, 1);
-    assert_eq!(client.set_inline(limits[0]).await.unwrap().counters, 1);
+    assert_eq!(client.set(handle, args, None, 0, None).await.unwrap().counters, 1);
+    assert_eq!(client.set_inline(limits[0], None).await.unwrap().counters, 1);
+    server.await.unwrap();
+}
+
+const PERMIT: Permit = Permit { id: PermitId([7; 16]), expires_nanos: 30_000_000_000 };
+
+fn granted() -> Response<'static> {
+    Response::Check(Answer { permit: Some(PERMIT), ..ALLOW.into() })
+}
+
+const PONG: Response<'static> =
+    Response::Ping(PingAnswer { cluster_nanos: 1, wall_nanos: 2, payload: &[] });
+
+#[tokio::test]
+async fn permits_are_granted_renewed_and_given_back() {
+    let (listener, addr) = listen().await;
+    let permit = PERMIT.id;
+    let server = tokio::spawn(async move {
+        let mut peer = Peer::accept(&listener, 1, 1).await;
+        peer.prepare(1, &["team"], WhenUnavailable::Allow).await;
+        let asked = peer.next().await.unwrap();
+        asked.request(|request| match request {
+            Request::Check(check) => assert!(check.tied),
+            other => panic!("{other:?}"),
+        });
+        peer.answer(&asked, &granted()).await;
+        let witness = ALLOW.witness;
+        for lease_nanos in [None, Some(60_000_000_000)] {
+            let asked = peer.next().await.unwrap();
+            let renew = Renew { permit, lease_nanos, reply: Reply::Wanted };
+            asked.request(|request| assert_eq!(request, Request::Renew(renew)));
+            let answer = RenewAnswer { expires_nanos: lease_nanos, witness };
+            peer.answer(&asked, &Response::Renew(answer)).await;
+        }
+        let asked = peer.next().await.unwrap();
+        let release = Release { permit, reply: Reply::Wanted };
+        asked.request(|request| assert_eq!(request, Request::Release(release)));
+        peer.answer(&asked, &Response::Release(ReleaseAnswer { units: 1, witness })).await;
+        // With room for one request in flight, those that want no answer pass all the same.
+        for _ in 0..2 {
+            let asked = peer.next().await.unwrap();
+            let release = Release { permit, reply: Reply::None };
+            asked.request(|request| assert_eq!(request, Request::Release(release)));
+        }
+        let asked = peer.next().await.unwrap();
+        peer.answer(&asked, &PONG).await;
+        // What was sent and forgotten arrives even if the client is dropped right after it.
+        assert_eq!(peer.next().await.unwrap().op, Op::RELEASE);
+        assert!(peer.next().await.is_none());
+    });
+    let client = Client::connect(addr, Options::default()).await.unwrap();
+    let handle = client.prepare("media", None).await.unwrap();
+    let args = CheckArgs::new().value("team", "t1").tied();
+    let answer = client.check(&handle, &args).await.unwrap();
+    assert_eq!(answer.permit, Some(PERMIT));
+    assert_eq!(client.renew(permit, None).await.unwrap().expires_nanos, None);
+    let renewed = client.renew(permit, Some(Duration::from_secs(60))).await.unwrap();
+    assert_eq!(renewed.expires_nanos, Some(60_000_000_000));
+    assert_eq!(client.release(permit).await.unwrap().units, 1);
+    client.release_and_forget(permit).unwrap();
+    client.release_and_forget(permit).unwrap();
+    client.ping().await.unwrap();
+    client.release_and_forget(permit).unwrap();
+    drop(client);
+    server.await.unwrap();
+}
+
+/// Nobody but the driver knows the id of a permit that came after its caller's deadline: without
+/// its care the units would be held for a whole lease.
+#[tokio::test]
+async fn a_permit_that_comes_too_late_is_given_back() {
+    let (listener, addr) = listen().await;
+    let server = tokio::spawn(async move {
+        let mut peer = Peer::accept(&listener, 256, 1).await;
+        peer.prepare(1, &["team"], WhenUnavailable::Allow).await;
+        let late = peer.next().await.unwrap();
+        let after = peer.next().await.unwrap();
+        peer.answer(&late, &granted()).await;
+        let asked = peer.next().await.unwrap();
+        let release = Release { permit: PERMIT.id, reply: Reply::None };
+        asked.request(|request| assert_eq!(request, Request::Release(release)));
+        peer.answer(&after, &PONG).await;
+    });
+    let client = Client::connect(addr, Options::default()).await.unwrap();
+    let handle = client.prepare("media", None).await.unwrap();
+    let args = CheckArgs::new().value("team", "t1").deadline(Duration::from_millis(20));
+    let answer = client.check(&handle, &args).await.unwrap();
+    assert!(answer.unavailable.is_some() && answer.permit.is_none());
+    client.ping().await.unwrap();
+    server.await.unwrap();
+}
+
+#[tokio::test]
+async fn changes_carry_their_ids_also_when_sent_again() {
+    let (listener, addr) = listen().await;
+    let id = |sequence| Some(RequestId { session: 5, sequence });
+    let server = tokio::spawn(async move {
+        let mut peer = Peer::accept(&listener, 256, 1).await;
+        peer.prepare(1, &["team"], WhenUnavailable::Allow).await;
+        let asked = peer.next().await.unwrap();
+        asked.request(|request| assert_eq!(request, Request::Session));
+        let session = SessionAnswer { session: 5, window: 1_024, idle_nanos: 3_600_000_000_000 };
+        peer.answer(&asked, &Response::Session(session)).await;
+        let done = Response::Set(SetAnswer { counters: 1, witness: ALLOW.witness });
+        // A stale handle did nothing, so the second try is the same request.
+        for layout in [1, 2] {
+            let asked = peer.next().await.unwrap();
+            asked.request(|request| match request {
+                Request::Adjust(adjust) => {
+                    assert_eq!((adjust.layout, adjust.units), (layout, -3));
+                    assert_eq!((adjust.id, adjust.limit), (id(1), None));
+                    assert_eq!(adjust.values.value(0), Some(&b"t1"[..]));
+                }
+                other => panic!("{other:?}"),
+            });
+            if layout == 2 {
+                peer.answer(&asked, &done).await;
+                break;
+            }
+            let mut body = Vec::new();
+            prepared(2, &["team"], WhenUnavailable::Allow, &mut body);
+            let stale = ErrorAnswer::new(Code::StaleHandle, "").with_detail(Detail::Layout(&body));
+            peer.answer(&asked, &Response::Error(stale)).await;
+        }
+        let asked = peer.next().await.unwrap();
+        asked.request(|request| match request {
+            Request::Set(set) => assert_eq!((set.used, set.id), (9, id(2))),
+            other => panic!("{other:?}"),
+        });
+        peer.answer(&asked, &done).await;
+        let asked = peer.next().await.unwrap();
+        asked.request(|request| match request {
+            Request::AdjustInline(adjust) => assert_eq!((adjust.units, adjust.id), (4, id(3))),
+            other => panic!("{other:?}"),
+        });
+        let forgotten = ErrorAnswer::new(Code::UnknownSession, "forgotten");
+        peer.answer(&asked, &Response::Error(forgotten)).await;
+    });
+    let client = Client::connect(addr, Options::default()).await.unwrap();
+    let handle = &client.prepare("media", None).await.unwrap();
+    let session = client.session().await.unwrap();
+    assert_eq!((session.window(), session.idle()), (1_024, Duration::from_secs(3_600)));
+    let args = &CheckArgs::new().value("team", "t1");
+    let done = client.adjust(handle, args, None, -3, Some(session.next_id())).await.unwrap();
+    assert_eq!(done.counters, 1);
+    let done = client.set(handle, args, Some(0), 9, Some(session.next_id())).await.unwrap();
+    assert_eq!(done.counters, 1);
+    let limit = InlineLimit { cost: 0, quota: InlineQuota::Level { units: 10 }, key: b"k" };
+    match client.adjust_inline(limit, 4, Some(session.next_id())).await {
+        Err(ClientError::Refused(error)) => assert_eq!(error.code, Code::UnknownSession),
+        other => panic!("{other:?}"),
+    }
+    let far = client.adjust_inline(limit, i64::MIN, None).await;
+    assert!(matches!(far, Err(ClientError::BadArgument(_))), "{far:?}");
     server.await.unwrap();
 }

@@ -5,17 +5,19 @@ use proptest::option;
 use proptest::prelude::*;
 
 use tollkeeper_protocol::codec::{List, Sparse};
-use tollkeeper_protocol::limits::{COST_MAX, FRAME_BYTES_MAX};
+use tollkeeper_protocol::limits::{ANSWER_BYTES_MAX, COST_MAX, FRAME_BYTES_MAX};
 use tollkeeper_protocol::request::{
-    BatchRequest, Check, CheckInline, InlineLimit, InlineQuota, Set, decode_item,
+    Adjust, AdjustInline, Batch, BatchRequest, Check, CheckInline, InlineLimit, InlineQuota,
+    Release, Renew, Set, SetInline, decode_item,
 };
 use tollkeeper_protocol::response::{
-    Answer, LimitInfo, LimitNumbers, Numbers, Prepared, Rendered, Slot, StaticHeader, Terse,
-    Witness,
+    Answer, BatchResponse, LimitInfo, LimitNumbers, Numbers, Prepared, ReleaseAnswer, Rendered,
+    RenewAnswer, SessionAnswer, SetAnswer, Slot, StaticHeader, Terse, Witness,
 };
 use tollkeeper_protocol::status::{Align, Kind, Mode, SlotUse, WhenUnavailable};
 use tollkeeper_protocol::{
-    Assembler, Decision, Envelope, Form, Intent, Op, Request, Response, Retry, next_frame,
+    Assembler, Decision, Envelope, Flags, Form, Intent, Op, Permit, PermitId, Reply, Request,
+    RequestId, Response, Retry, next_frame,
 };
 
 fn bytes(max: usize) -> impl Strategy<Value = Vec<u8>> {
@@ -45,11 +47,40 @@ fn quota() -> impl Strategy<Value = InlineQuota> {
         (units.clone(), window.clone(), units.clone()).prop_map(|(units, window_nanos, burst)| {
             InlineQuota::Bucket { units, window_nanos, burst }
         }),
-        (units, window, any::<bool>()).prop_map(|(units, window_nanos, first)| {
+        (units.clone(), window.clone(), any::<bool>()).prop_map(|(units, window_nanos, first)| {
             let align = if first { Align::First } else { Align::Clock };
             InlineQuota::Fixed { units, window_nanos, align }
         }),
+        (units.clone(), window.clone())
+            .prop_map(|(units, window_nanos)| InlineQuota::Sliding { units, window_nanos }),
+        (units.clone(), window)
+            .prop_map(|(units, lease_nanos)| InlineQuota::Concurrent { units, lease_nanos }),
+        units.clone().prop_map(|units| InlineQuota::Level { units }),
+        units.prop_map(|units| InlineQuota::Cap { units }),
     ]
+}
+
+fn request_id() -> impl Strategy<Value = Option<RequestId>> {
+    let id = (any::<u64>(), 1..=u64::MAX);
+    option::of(id.prop_map(|(session, sequence)| RequestId { session, sequence }))
+}
+
+fn reply() -> impl Strategy<Value = Reply> {
+    prop_oneof![Just(Reply::Wanted), Just(Reply::None)]
+}
+
+fn amount() -> impl Strategy<Value = i64> {
+    let max = COST_MAX as i64;
+    -max..=max
+}
+
+fn lease() -> impl Strategy<Value = Option<u64>> {
+    option::of(1_000_000..=366 * 86_400_000_000_000u64)
+}
+
+fn permit() -> impl Strategy<Value = Option<Permit>> {
+    let permit = (any::<[u8; 16]>(), any::<u64>());
+    option::of(permit.prop_map(|(id, expires_nanos)| Permit { id: PermitId(id), expires_nanos }))
 }
 
 fn retry() -> impl Strategy<Value = Retry> {
@@ -66,18 +97,25 @@ fn decision() -> impl Strategy<Value = Decision> {
 }
 
 prop_compose! {
+    fn witness()(
+        policy_version: u64,
+        log_index: u64,
+        position: u32,
+        cluster_nanos: u64,
+    ) -> Witness {
+        Witness { policy_version, log_index, position, cluster_nanos }
+    }
+}
+
+prop_compose! {
     fn terse()(
         decision in decision(),
         unmatched: bool,
         failed_open: bool,
         binding in option::of(0..0xFFFFu16),
         retry in retry(),
-        policy_version: u64,
-        log_index: u64,
-        position: u32,
-        cluster_nanos: u64,
+        witness in witness(),
     ) -> Terse {
-        let witness = Witness { policy_version, log_index, position, cluster_nanos };
         Terse { decision, unmatched, failed_open, binding, retry, witness }
     }
 }
@@ -97,13 +135,33 @@ prop_compose! {
     }
 }
 
-/// Decoding what was encoded gives the same values, as a frame and as an item.
+/// Decoding what was encoded gives the same values.
 fn assert_request_survives(request: Request<'_>) {
     let mut out = Vec::new();
     request.encode(Envelope::Call(42), &mut out).unwrap();
     let (frame, consumed) = next_frame(&out, FRAME_BYTES_MAX).unwrap().unwrap();
     assert_eq!((consumed, frame.header.call), (out.len(), 42));
     assert_eq!(Request::decode(&frame.message()), Ok(request));
+}
+
+/// The same of a batch's item, of which the reply is always wanted.
+fn assert_item_survives(request: Request<'_>) {
+    let mut out = Vec::new();
+    let mut batch = BatchRequest::begin(7, &mut out);
+    for _ in 0..3 {
+        batch.push(&request).unwrap();
+    }
+    assert_eq!(batch.finish(), 3);
+    let (frame, _) = next_frame(&out, FRAME_BYTES_MAX).unwrap().unwrap();
+    let Ok(Request::Batch(batch)) = Request::decode(&frame.message()) else {
+        panic!("not a batch")
+    };
+    assert_eq!(batch.reply, Reply::Wanted);
+    for item in batch.items {
+        assert_eq!(decode_item(&item), Ok(request));
+    }
+    let items = batch.items;
+    assert_request_survives(Request::Batch(Batch { reply: Reply::None, items }));
 }
 
 fn assert_response_survives(response: Response<'_>, op: Op) {
@@ -123,20 +181,74 @@ proptest! {
         deadline_nanos in option::of(any::<u64>()),
         costs in vec(0..=COST_MAX, 0..=8),
         values in values(),
-        used in 0..=COST_MAX,
-        limit in option::of(0..0xFFFFu16),
+        tied: bool,
     ) {
         let values = borrowed(&values);
         let (costs, values) = (List::from(&costs[..]), Sparse::from(&values[..]));
-        let check = Check { intent, form, handle, layout, deadline_nanos, costs, values };
+        let tied = tied && intent == Intent::Charge;
+        let check = Check { intent, form, tied, handle, layout, deadline_nanos, costs, values };
         assert_request_survives(Request::Check(check));
-        assert_request_survives(Request::Set(Set { handle, layout, used, limit, values }));
+        assert_item_survives(Request::Check(check));
+    }
+
+    #[test]
+    fn changes_survive(
+        handle: u32,
+        layout: u64,
+        used in 0..=COST_MAX,
+        units in amount(),
+        limit in option::of(0..0xFFFFu16),
+        id in request_id(),
+        reply in reply(),
+        values in values(),
+        (quota, key) in (quota(), bytes(64)),
+    ) {
+        let values = borrowed(&values);
+        let values = Sparse::from(&values[..]);
+        let cost = if matches!(quota, InlineQuota::Concurrent { .. }) { 0 } else { used };
+        let inline = |cost| InlineLimit { cost, quota, key: &key };
+        let changes = |reply| [
+            Request::Set(Set { handle, layout, used, limit, id, reply, values }),
+            Request::Adjust(Adjust { handle, layout, units, limit, id, reply, values }),
+            Request::SetInline(SetInline { id, reply, limit: inline(cost) }),
+            Request::AdjustInline(AdjustInline { units, id, reply, limit: inline(0) }),
+        ];
+        changes(reply).into_iter().for_each(assert_request_survives);
+        changes(Reply::Wanted).into_iter().for_each(assert_item_survives);
+    }
+
+    #[test]
+    fn permits_survive(
+        id: [u8; 16],
+        lease_nanos in lease(),
+        reply in reply(),
+        witness in witness(),
+        units: u64,
+        expires_nanos in option::of(1..=u64::MAX),
+    ) {
+        let permit = PermitId(id);
+        let requests = |reply| [
+            Request::Release(Release { permit, reply }),
+            Request::Renew(Renew { permit, lease_nanos, reply }),
+        ];
+        requests(reply).into_iter().for_each(assert_request_survives);
+        requests(Reply::Wanted).into_iter().for_each(assert_item_survives);
+        assert_request_survives(Request::Session);
+        let released = ReleaseAnswer { units, witness };
+        assert_response_survives(Response::Release(released), Op::RELEASE);
+        let renewed = RenewAnswer { expires_nanos, witness };
+        assert_response_survives(Response::Renew(renewed), Op::RENEW);
+        let set = SetAnswer { counters: witness.position, witness };
+        assert_response_survives(Response::Set(set), Op::ADJUST);
+        let session = SessionAnswer { session: units, window: 1_024, idle_nanos: units };
+        assert_response_survives(Response::Session(session), Op::SESSION);
     }
 
     #[test]
     fn inline_checks_survive(
         intent in intent(),
         numbers: bool,
+        tied: bool,
         deadline_nanos in option::of(any::<u64>()),
         limits in vec((0..=COST_MAX, quota(), bytes(64)), 1..=16),
     ) {
@@ -145,21 +257,10 @@ proptest! {
             .map(|(cost, quota, key)| InlineLimit { cost: *cost, quota: *quota, key })
             .collect();
         let (form, limits) = (Form { numbers, rendered: false }, List::from(&limits[..]));
-        let check = CheckInline { intent, form, deadline_nanos, limits };
+        let tied = tied && intent == Intent::Charge;
+        let check = CheckInline { intent, form, tied, deadline_nanos, limits };
         assert_request_survives(Request::CheckInline(check));
-        let mut out = Vec::new();
-        let mut batch = BatchRequest::begin(7, &mut out);
-        for _ in 0..3 {
-            batch.push(&Request::CheckInline(check)).unwrap();
-        }
-        prop_assert_eq!(batch.finish(), 3);
-        let (frame, _) = next_frame(&out, FRAME_BYTES_MAX).unwrap().unwrap();
-        let Ok(Request::Batch(batch)) = Request::decode(&frame.message()) else {
-            panic!("not a batch")
-        };
-        for item in batch.items {
-            prop_assert_eq!(decode_item(&item), Ok(Request::CheckInline(check)));
-        }
+        assert_item_survives(Request::CheckInline(check));
     }
 
     #[test]
@@ -167,6 +268,7 @@ proptest! {
         terse in terse(),
         numbers in option::of((any::<u64>(), vec(limit_numbers(), 0..10))),
         rendered in option::of((any::<u16>(), values(), "[ -~]{0,30}", option::of(bytes(300)))),
+        permit in permit(),
     ) {
         let headers = rendered.as_ref().map(|(_, headers, _, _)| borrowed(headers));
         let answer = Answer {
@@ -182,8 +284,65 @@ proptest! {
                 body: body.as_deref(),
             }),
             body_omitted: false,
+            permit,
         };
-        assert_response_survives(Response::Check(answer), Op::PEEK);
+        assert_response_survives(Response::Check(answer), Op::CHECK);
+    }
+
+    /// However little room a batch's answer has, every item keeps its decision and its permit.
+    #[test]
+    fn no_batch_drops_a_permit(
+        terse in terse(),
+        witness in witness(),
+        items in vec((permit(), 0..4usize), 1..=1_024),
+        body in bytes(2_000),
+    ) {
+        let rendered = Rendered {
+            status: 200,
+            headers: Sparse::EMPTY,
+            content_type: "a/b",
+            body: Some(&body),
+        };
+        let answer = Answer { rendered: Some(rendered), ..terse.into() };
+        let mut out = Vec::new();
+        let mut batch = BatchResponse::begin(7, items.len(), &mut out);
+        for (permit, what) in &items {
+            match what {
+                0 => batch.release(&ReleaseAnswer { units: 1, witness }),
+                1 => batch.set(Op::ADJUST, &SetAnswer { counters: 1, witness }),
+                _ => batch.answer(Op::CHECK, &Answer { permit: *permit, ..answer }),
+            }
+        }
+        batch.finish();
+        let (frame, _) = next_frame(&out, ANSWER_BYTES_MAX).unwrap().unwrap();
+        let Ok(Response::Batch(batch)) = Response::decode(&frame.message()) else {
+            panic!("not the answer to a batch")
+        };
+        prop_assert_eq!(batch.items.len(), items.len());
+        for ((permit, what), item) in items.iter().zip(batch.items) {
+            match Response::decode(&item) {
+                Ok(Response::Check(answer)) => {
+                    prop_assert_eq!((answer.terse, answer.permit), (terse, *permit));
+                }
+                other => prop_assert!(*what < 2 && other.is_ok()),
+            }
+        }
+    }
+
+    /// In a frame a change may go without its answer; as an item it is refused, and answered.
+    #[test]
+    fn only_frames_go_unanswered(op in 0..0x30u16, flags in 0..0x1000u16, body in bytes(80)) {
+        use tollkeeper_protocol::Message;
+
+        let (op, flags) = (Op(op), Flags(flags));
+        let frame = Message { op, flags, body: &body, offset: 16 };
+        let quiet = !frame.wants_reply();
+        prop_assert!(!quiet || flags.contains(Flags::NO_REPLY));
+        if flags.contains(Flags::NO_REPLY) {
+            prop_assert!(quiet || Request::decode(&frame).is_err());
+            let item = Message { offset: 28, ..frame };
+            prop_assert!(decode_item(&item).is_err());
+        }
     }
 
     #[test]
@@ -241,7 +400,7 @@ proptest! {
 
     /// As above, past the header: most random bytes are no frame.
     #[test]
-    fn no_body_panics(op in 0..0x30u16, top: bool, flags in 0..0x800u16, body in bytes(300)) {
+    fn no_body_panics(op in 0..0x30u16, top: bool, flags in 0..0x1000u16, body in bytes(300)) {
         let mut frame = Vec::new();
         frame.extend_from_slice(&(body.len() as u32 + 16).to_le_bytes());
         let op = if top { op | 0x8000 } else { op };

@@ -6,16 +6,17 @@ use std::path::Path;
 use tollkeeper_protocol::codec::{List, Sparse};
 use tollkeeper_protocol::limits::{ANSWER_BYTES_MAX, FRAME_BYTES_MAX, HANDSHAKE_FRAME_BYTES_MAX};
 use tollkeeper_protocol::request::{
-    Batch, Check, CheckInline, Hello, InlineLimit, InlineQuota, Prepare, decode_item,
+    Adjust, AdjustInline, Batch, Check, CheckInline, Hello, InlineLimit, InlineQuota, Prepare,
+    Release, Renew, Set, SetInline, decode_item,
 };
 use tollkeeper_protocol::response::{
-    Answer, Detail, ErrorAnswer, GoAway, HelloAnswer, Maxima, NO_TIME, Numbers, Prepared, Rendered,
-    Terse, UNLIMITED, Witness,
+    Answer, Detail, ErrorAnswer, GoAway, HelloAnswer, Maxima, NO_TIME, Numbers, Prepared,
+    ReleaseAnswer, Rendered, RenewAnswer, SessionAnswer, SetAnswer, Terse, UNLIMITED, Witness,
 };
 use tollkeeper_protocol::status::Align;
 use tollkeeper_protocol::{
-    Capabilities, Code, Decision, DecodeError, Envelope, Form, Intent, Op, Request, Response,
-    Retry, next_frame,
+    Capabilities, Code, Decision, DecodeError, Envelope, Form, Intent, Op, Permit, PermitId, Reply,
+    Request, RequestId, Response, Retry, next_frame,
 };
 
 struct Vector {
@@ -101,7 +102,13 @@ fn decode_all(vector: &Vector) -> Result<(), DecodeError> {
         .map_err(|error| error.to_decode_error())?;
     let (frame, _) = frame.unwrap_or_else(|| panic!("{}: frame is not whole", vector.name));
     if vector.is_request() {
-        Request::decode(&frame.message()).map(drop)
+        match Request::decode(&frame.message())? {
+            Request::Batch(batch) => batch.items.iter().try_for_each(|item| {
+                let decoded = decode_item(&item);
+                decoded.map(drop)
+            }),
+            _ => Ok(()),
+        }
     } else {
         Response::decode(&frame.message()).map(drop)
     }
@@ -161,6 +168,7 @@ fn requests_mean_what_their_files_say() {
     let check = Check {
         intent: Intent::Charge,
         form: Form::TERSE,
+        tied: false,
         handle: 3,
         layout: LAYOUT,
         deadline_nanos: None,
@@ -199,10 +207,118 @@ fn requests_mean_what_their_files_say() {
         Request::CheckInline(CheckInline {
             intent: Intent::Charge,
             form: Form::NUMBERS,
+            tied: false,
             deadline_nanos: None,
             limits: List::from(&limits),
         }),
     );
+}
+
+const PERMIT: PermitId = PermitId(*b"\x01\0\0\0\0\0\0\x01\xc4\xe1\xf2\x6b\xa8\xd0\x93\x7a");
+const SESSION: u64 = 1_582_633_024;
+
+#[test]
+fn changes_mean_what_their_files_say() {
+    let values: [Option<&[u8]>; 3] = [Some(b"POST"), Some(b"/v1/images"), Some(b"t1")];
+    let values = Sparse::from(&values[..]);
+    let id = |sequence| Some(RequestId { session: SESSION, sequence });
+    let reply = Reply::Wanted;
+    let set = Set { handle: 3, layout: LAYOUT, used: 0, limit: Some(0), id: None, reply, values };
+    assert_request("set", Request::Set(set));
+    assert_request("set_no_reply", Request::Set(Set { reply: Reply::None, ..set }));
+    assert_request("set_once", Request::Set(Set { used: 5, limit: None, id: id(9), ..set }));
+    let adjust =
+        Adjust { handle: 3, layout: LAYOUT, units: 250, limit: None, id: None, reply, values };
+    assert_request("adjust", Request::Adjust(adjust));
+    let (limit, quiet) = (Some(0), Reply::None);
+    let once = Adjust { units: -1_000, limit, id: id(9), reply: quiet, ..adjust };
+    assert_request("adjust_once", Request::Adjust(once));
+    let quota = InlineQuota::Concurrent { units: 5, lease_nanos: 2 * MINUTE };
+    let uploads = InlineLimit { cost: 0, quota, key: b"uploads:t1" };
+    let set = SetInline { id: id(10), reply, limit: uploads };
+    assert_request("set_inline_once", Request::SetInline(set));
+    let quota = InlineQuota::Level { units: 25_000_000_000 };
+    let stored = InlineLimit { cost: 0, quota, key: b"bytes:t1" };
+    let adjust = AdjustInline { units: -1_048_576, id: None, reply, limit: stored };
+    assert_request("adjust_inline", Request::AdjustInline(adjust));
+    let quota = InlineQuota::Bucket { units: 60, window_nanos: MINUTE, burst: 120 };
+    let limit = InlineLimit { cost: 0, quota, key: b"team=t1" };
+    let adjust = AdjustInline { units: -(1 << 53), id: id(11), reply, limit };
+    assert_request("adjust_inline_once", Request::AdjustInline(adjust));
+    let limits = [
+        InlineLimit {
+            cost: 1,
+            quota: InlineQuota::Sliding { units: 300, window_nanos: MINUTE },
+            key: b"team=t1",
+        },
+        InlineLimit { cost: 1, ..uploads },
+        InlineLimit { cost: 1_048_576, ..stored },
+        InlineLimit { cost: 1_048_576, quota: InlineQuota::Cap { units: 100_000_000 }, key: b"" },
+    ];
+    assert_request(
+        "check_inline_kinds",
+        Request::CheckInline(CheckInline {
+            intent: Intent::Charge,
+            form: Form::TERSE,
+            tied: true,
+            deadline_nanos: None,
+            limits: List::from(&limits),
+        }),
+    );
+    let check = Check {
+        intent: Intent::Charge,
+        form: Form::TERSE,
+        tied: true,
+        handle: 3,
+        layout: LAYOUT,
+        deadline_nanos: None,
+        costs: List::EMPTY,
+        values,
+    };
+    assert_request("check_tied", Request::Check(check));
+    let release = Release { permit: PERMIT, reply };
+    assert_request("release", Request::Release(release));
+    let release = Release { reply: Reply::None, ..release };
+    assert_request("release_no_reply", Request::Release(release));
+    let renew = Renew { permit: PERMIT, lease_nanos: None, reply };
+    assert_request("renew", Request::Renew(renew));
+    let renew = Renew { lease_nanos: Some(5 * MINUTE), reply: Reply::None, ..renew };
+    assert_request("renew_lease", Request::Renew(renew));
+    assert_request("session", Request::Session);
+}
+
+#[test]
+fn answers_to_changes_mean_what_their_files_say() {
+    let witness =
+        Witness { policy_version: 7, log_index: 0, position: 0, cluster_nanos: 5_000_000_000 };
+    let one = Response::Set(SetAnswer { counters: 1, witness });
+    assert_response("set_answer", Op::SET, one);
+    assert_response("adjust_answer", Op::ADJUST, one);
+    for (name, units) in [("release_answer", 1), ("release_answer_not_held", 0)] {
+        let answer = ReleaseAnswer { units, witness };
+        assert_response(name, Op::RELEASE, Response::Release(answer));
+    }
+    for (name, expires_nanos) in
+        [("renew_answer", Some(2 * MINUTE)), ("renew_answer_not_held", None)]
+    {
+        let answer = RenewAnswer { expires_nanos, witness };
+        assert_response(name, Op::RENEW, Response::Renew(answer));
+    }
+    let answer = SessionAnswer { session: SESSION, window: 1_024, idle_nanos: 60 * MINUTE };
+    assert_response("session_answer", Op::SESSION, Response::Session(answer));
+    let terse = Terse {
+        decision: Decision::Allow,
+        unmatched: false,
+        failed_open: false,
+        binding: Some(1),
+        retry: Retry::None,
+        witness,
+    };
+    let permit = Some(Permit { id: PERMIT, expires_nanos: 30_000_000_000 });
+    let answer = Answer { permit, ..terse.into() };
+    assert_response("answer_permit", Op::CHECK, Response::Check(answer));
+    let unknown = ErrorAnswer::new(Code::UnknownSession, "no session has this number");
+    assert_response("error_unknown_session", Op::ADJUST, Response::Error(unknown));
 }
 
 #[test]
@@ -214,7 +330,7 @@ fn answers_mean_what_their_files_say() {
         Op::HELLO,
         Response::Hello(HelloAnswer {
             version: 1,
-            capabilities: Capabilities(0x17),
+            capabilities: Capabilities(0x1F),
             features: 0,
             instance: core::array::from_fn(|index| index as u8),
             principal: "default",
@@ -336,6 +452,32 @@ fn every_code_and_op_is_in_the_specification() {
     }
 }
 
+/// What the specification prints is what a file holds, line by line. Of the long answer to HELLO
+/// the end is left out.
+#[test]
+fn every_example_of_the_specification_is_a_file() {
+    let spec = include_str!("../SPEC.md");
+    let frames: Vec<String> = vectors("valid")
+        .into_iter()
+        .map(|vector| {
+            let lines = vector.text.lines().filter(|line| !line.starts_with('#'));
+            lines.flat_map(|line| [line, "\n"]).collect()
+        })
+        .collect();
+    let mut blocks = 0;
+    for block in spec.split("```text\n").skip(1) {
+        let block = block.split("```").next().unwrap_or_default();
+        let whole = block.split('(').next().filter(|_| block.ends_with(" more maxima)\n"));
+        let found = match whole {
+            Some(begin) => frames.iter().any(|frame| frame.starts_with(begin)),
+            None => frames.iter().any(|frame| frame == block),
+        };
+        assert!(found, "no file holds\n{block}");
+        blocks += 1;
+    }
+    assert!(blocks > 10, "found {blocks} examples");
+}
+
 #[test]
 fn a_full_batch_of_rendered_answers_still_fits() {
     use tollkeeper_protocol::response::{BatchAnswer, BatchResponse};
@@ -382,6 +524,7 @@ fn what_does_not_fit_leaves_the_buffer_as_it_was() {
     let check = CheckInline {
         intent: Intent::Charge,
         form: Form::TERSE,
+        tied: false,
         deadline_nanos: None,
         limits: List::from(&limits),
     };
@@ -389,6 +532,6 @@ fn what_does_not_fit_leaves_the_buffer_as_it_was() {
     let error = check.encode(Envelope::Call(1), &mut out).unwrap_err();
     assert_eq!((error.field, error.found, error.max), ("key", 513, 512));
     assert_eq!(out, [1, 2, 3]);
-    let empty = Batch { items: List::EMPTY };
+    let empty = Batch { reply: Reply::Wanted, items: List::EMPTY };
     empty.encode(Envelope::Call(1), &mut out).unwrap();
 }

@@ -1,4 +1,4 @@
-//! `tollkeeper check`, `peek` and `reset`: one request asked by hand, over the binary protocol.
+//! `tollkeeper check` and `peek`: one request asked by hand, over the binary protocol.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::json;
 use tollkeeper_protocol::client::{
     Answer, CheckArgs, Client, ClientError, Description, Handle, OnUnavailable, Options,
     ServerError,
@@ -80,22 +79,9 @@ pub(super) struct Peek {
     costs: Costs,
 }
 
-/// Forgets what was used of every limit that applies to a request.
-///
-/// The counters of these attributes are as if nothing had ever been charged; others stay. Exits 0
-/// if done, also if no limit applies, else 2.
-#[derive(Args)]
-#[command(after_help = "Examples:
-  tollkeeper reset media \"POST /v1/images\" team=t1
-  tollkeeper reset media images_post team=t1")]
-pub(super) struct Reset {
-    #[command(flatten)]
-    asked: Asked,
-}
-
 /// What is asked, and whom.
 #[derive(Args)]
-struct Asked {
+pub(super) struct Asked {
     /// API, as the server's policy names it
     api: String,
     /// A request, which the server routes, as "POST /v1/images" (a path alone is a GET), or the
@@ -114,7 +100,7 @@ struct Asked {
 }
 
 #[derive(Args)]
-struct Costs {
+pub(super) struct Costs {
     /// Units that a check takes [default: 1 of the meter `requests`]; repeat it for several meters
     #[arg(long = "cost", value_name = "N|METER=N", allow_negative_numbers = true)]
     costs: Vec<Cost>,
@@ -198,30 +184,8 @@ impl Peek {
     }
 }
 
-impl Reset {
-    pub(super) fn run(self) -> ExitCode {
-        block_on(async {
-            let Prepared { client, handle, args, json } =
-                self.asked.prepare(&Costs { costs: Vec::new() }).await?;
-            let done = client.set(&handle, &args, None, 0).await?;
-            let counters = u64::from(done.counters);
-            let line = match (json, counters) {
-                (true, _) => {
-                    let policy_version = version_text(done.witness.policy_version);
-                    json!({ "counters": counters, "policy_version": policy_version }).to_string()
-                }
-                (false, 0) => "nothing to reset · no limit applies".to_owned(),
-                (false, _) => format!("reset {}", text::count(counters, "counter")),
-            };
-            // Whoever closed the pipe does not want to know.
-            let _ = writeln!(io::stdout().lock(), "{line}");
-            Ok(ExitCode::SUCCESS)
-        })
-    }
-}
-
 /// Why a command has nothing to show.
-enum Failure {
+pub(super) enum Failure {
     /// The caller: what was typed does not fit the policy.
     Typed(String),
     /// Whoever the error says.
@@ -246,7 +210,7 @@ impl Failure {
     }
 }
 
-fn block_on(command: impl Future<Output = Result<ExitCode, Failure>>) -> ExitCode {
+pub(super) fn block_on(command: impl Future<Output = Result<ExitCode, Failure>>) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
@@ -256,22 +220,27 @@ fn block_on(command: impl Future<Output = Result<ExitCode, Failure>>) -> ExitCod
 }
 
 /// A connection, and what is to be asked over it.
-struct Prepared {
-    client: Client,
-    handle: Handle,
-    args: CheckArgs,
-    json: bool,
+pub(super) struct Prepared {
+    pub(super) client: Client,
+    pub(super) handle: Handle,
+    pub(super) args: CheckArgs,
+    pub(super) json: bool,
+}
+
+/// Connects as this program.
+pub(super) async fn connect(server: &str) -> Result<Client, Failure> {
+    let options = Options {
+        client: concat!("tollkeeper-cli/", env!("CARGO_PKG_VERSION")).into(),
+        deadline: DEADLINE,
+        on_unavailable: OnUnavailable::Report,
+        ..Options::default()
+    };
+    Ok(Client::connect(server, options).await?)
 }
 
 impl Asked {
-    async fn prepare(&self, costs: &Costs) -> Result<Prepared, Failure> {
-        let options = Options {
-            client: concat!("tollkeeper-cli/", env!("CARGO_PKG_VERSION")).into(),
-            deadline: DEADLINE,
-            on_unavailable: OnUnavailable::Report,
-            ..Options::default()
-        };
-        let client = Client::connect(self.server.as_str(), options).await?;
+    pub(super) async fn prepare(&self, costs: &Costs) -> Result<Prepared, Failure> {
+        let client = connect(&self.server).await?;
         let class = match &self.target {
             Target::Route { .. } => None,
             Target::Class(class) => Some(class.as_str()),
@@ -313,6 +282,11 @@ impl Asked {
 }
 
 impl Costs {
+    /// None typed.
+    pub(super) const fn none() -> Self {
+        Self { costs: Vec::new() }
+    }
+
     /// Costs in the order of the meters of `description`; none if none was typed. Meters that are
     /// not named are charged as if none were: 1 for requests, 0 for any other.
     fn by_meter(&self, description: &Description) -> Result<Vec<u64>, String> {
@@ -474,7 +448,7 @@ fn report(answer: &Answer, description: &Description) -> Report {
             .and_then(named)
             .map(|limit| Binding { name: limit.name.clone(), window: window(&limit.window) }),
         limits,
-        permit: None,
+        permit: answer.permit.map(|permit| permit.id.to_string()),
         headers: rendered
             .iter()
             .flat_map(|rendered| &rendered.headers)

@@ -176,6 +176,7 @@ impl Connection {
         let check = Check {
             intent: Intent::Charge,
             form: Form::TERSE,
+            tied: false,
             handle,
             layout,
             deadline_nanos: None,

@@ -6,6 +6,10 @@ mod text;
 
 mod check;
 
+mod amend;
+
+mod permit;
+
 mod policy;
 
 mod status;
@@ -36,8 +40,16 @@ enum Command {
     Check(check::Check),
     #[command(about = "Ask whether a request may pass, and charge nothing")]
     Peek(check::Peek),
+    #[command(about = "Move what was used of the limits of a request, after the fact")]
+    Adjust(amend::Adjust),
+    #[command(about = "Set what is used of the limits of a request")]
+    Set(amend::Set),
     #[command(about = "Forget what was used of the limits of a request")]
-    Reset(check::Reset),
+    Reset(amend::Reset),
+    #[command(about = "Give back a permit of a concurrency limit")]
+    Release(permit::Release),
+    #[command(about = "Keep a permit of a concurrency limit for longer")]
+    Renew(permit::Renew),
     #[command(about = "Check and test policy files")]
     Policy(policy::PolicyCommand),
     #[command(about = "Show a node's policy, keys, rates and connections")]
@@ -52,7 +64,11 @@ pub fn run() -> ExitCode {
         Command::Serve(serve) => serve.run(),
         Command::Check(check) => check.run(),
         Command::Peek(peek) => peek.run(),
+        Command::Adjust(adjust) => adjust.run(),
+        Command::Set(set) => set.run(),
         Command::Reset(reset) => reset.run(),
+        Command::Release(release) => release.run(),
+        Command::Renew(renew) => renew.run(),
         Command::Policy(policy) => policy.run(),
         Command::Status(status) => status.run(),
         Command::Bench(bench) => bench.run(),

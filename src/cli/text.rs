@@ -65,6 +65,9 @@ pub(super) fn answer(report: &Report) -> String {
     if let Some(limit) = report.limits.iter().find(binds) {
         push_numbers(limit, report.decision == "deny", &mut line);
     }
+    if let Some(permit) = &report.permit {
+        let _ = write!(line, " · permit {permit}");
+    }
     line
 }
 

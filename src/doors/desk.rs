@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use crate::engine::command::{Charge, LimitId};
+use crate::engine::command::{Charge, Effect, LimitId};
 use crate::engine::decision::{Decision, Reading, Refusal, Verdict};
 use crate::engine::table::{Pinned, Stamp};
 use crate::engine::time::{Now, UtcTime};
@@ -193,12 +193,12 @@ impl Desk {
         self.cells.check(api, outcome);
         for (charge, reading) in self.charges[resolved.charges()].iter().zip(&self.readings) {
             let cells = self.cells.limit(charge.limit.0);
-            if reading.fits {
-                cells.allow.add(1)
-            } else {
-                cells.deny.add(1)
+            match (reading.fits, reading.effect) {
+                (true, _) => cells.allow.add(1),
+                (false, Effect::Enforce) => cells.deny.add(1),
+                (false, Effect::Shadow) => cells.shadow_deny.add(1),
             }
-            if decision.verdict == Verdict::Allow {
+            if decision.verdict == Verdict::Allow && reading.fits {
                 cells.units.add(charge.cost);
             }
         }

@@ -9,14 +9,15 @@ mod desk;
 
 pub mod report;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
 
 use crate::clock::Clock;
 use crate::engine::command::LimitId;
 use crate::engine::key::{KeySpace, Seed};
+use crate::engine::session::Sessions;
 use crate::engine::table::Table;
 use crate::engine::time::UtcTime;
 use crate::metrics::cells::Cells;
@@ -36,6 +37,8 @@ pub struct Instance {
     pub policy: ArcSwap<Loaded>,
     /// Time.
     pub clock: Arc<Clock>,
+    /// Requests that clients may send again. Locked for the moment of one such request.
+    pub sessions: Mutex<Sessions>,
     /// Counts.
     pub cells: Arc<Cells>,
     /// Another instance has other counters.
@@ -82,14 +85,26 @@ impl Loaded {
 pub struct InlineSpaces {
     /// Counters of buckets.
     pub bucket: KeySpace,
+    /// Counters of sliding windows. The length is part of the key.
+    pub sliding: KeySpace,
     /// Counters of fixed windows. Length and alignment are part of the key.
     pub fixed: KeySpace,
+    /// Permits.
+    pub concurrent: KeySpace,
+    /// Levels.
+    pub level: KeySpace,
 }
 
 impl InlineSpaces {
     fn derive(seed: &Seed) -> Self {
         let space = |kind: &str| KeySpace::derive(seed, [&b"inline"[..], kind.as_bytes()]);
-        Self { bucket: space("bucket"), fixed: space("fixed") }
+        Self {
+            bucket: space("bucket"),
+            sliding: space("sliding"),
+            fixed: space("fixed"),
+            concurrent: space("concurrent"),
+            level: space("level"),
+        }
     }
 }
 
@@ -125,6 +140,7 @@ impl Instance {
             table,
             policy: ArcSwap::from_pointee(policy),
             clock,
+            sessions: Mutex::new(Sessions::new(seed)),
             cells: Cells::new(),
             id,
             inline: InlineSpaces::derive(seed),

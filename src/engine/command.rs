@@ -29,7 +29,7 @@ pub enum Effect {
 /// Which requests a limit is charged for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum ChargeOn {
-    /// Those that are allowed.
+    /// Those that are allowed; of a shadow, those that it would have let pass.
     #[default]
     Allow,
     /// Denied ones too, down to nothing left, never into debt.

@@ -5,6 +5,7 @@ use core::fmt;
 
 use super::command::{Effect, LimitId};
 use super::kinds::{Fill, NextUnit};
+use super::mutant::{Mutant, planted};
 use super::permit::Permit;
 use super::quota::Quota;
 use super::time::{Nanos, Now};
@@ -83,7 +84,7 @@ impl Reading {
     /// Whether this limit lets the request pass: a shadow always does.
     #[inline]
     pub fn passes(&self) -> bool {
-        self.fits || self.effect == Effect::Shadow
+        self.fits || (self.effect == Effect::Shadow && !planted(Mutant::ShadowDecides))
     }
 
     /// When the same request passes this limit.

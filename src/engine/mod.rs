@@ -22,6 +22,10 @@ pub mod decision;
 
 pub mod table;
 
+pub mod session;
+
+mod mutant;
+
 mod sip;
 
 mod sync;

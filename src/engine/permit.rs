@@ -22,9 +22,15 @@ pub struct Permit {
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct PermitId(pub [u8; 16]);
 
+impl fmt::Display for PermitId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", u128::from_be_bytes(self.0))
+    }
+}
+
 impl fmt::Debug for PermitId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "PermitId({:032x})", u128::from_be_bytes(self.0))
+        write!(f, "PermitId({self})")
     }
 }
 

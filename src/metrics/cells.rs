@@ -111,6 +111,8 @@ pub struct LimitCells {
     pub allow: Cell,
     /// Checks that this limit refused.
     pub deny: Cell,
+    /// Checks that this limit would have refused, were it not in shadow mode.
+    pub shadow_deny: Cell,
     /// Units charged.
     pub units: Cell,
 }

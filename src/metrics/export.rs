@@ -83,6 +83,8 @@ pub struct LimitFigures {
     pub allow: u64,
     /// Checks that it refused.
     pub deny: u64,
+    /// Checks that it would have refused, were it not in shadow mode.
+    pub shadow_deny: u64,
     /// Units charged.
     pub units: u64,
     /// Counters.
@@ -195,8 +197,8 @@ pub fn render(figures: &Figures) -> String {
     page.each(&UNAVAILABLE, apis, |row| ([("api", row.api.as_str())], row.unavailable));
 
     page.begin(&DECISIONS);
-    for LimitFigures { api, limit, allow, deny, .. } in limits {
-        for (outcome, count) in [("allow", allow), ("deny", deny)] {
+    for LimitFigures { api, limit, allow, deny, shadow_deny, .. } in limits {
+        for (outcome, count) in [("allow", allow), ("deny", deny), ("shadow_deny", shadow_deny)] {
             page.line(&DECISIONS, &[("api", api), ("limit", limit), ("outcome", outcome)], count);
         }
     }

@@ -76,6 +76,14 @@ use crate::engine::command::LimitId;
 use crate::engine::key::Seed;
 use crate::engine::quota::Kind;
 
+/// A span of time as policies write it, such as `90s` or `2min`.
+///
+/// # Errors
+/// What is wrong with the text, for people.
+pub(crate) fn span(text: &str) -> Result<crate::engine::time::Nanos, String> {
+    quota_text::span(text).map_err(|error| error.message)
+}
+
 /// One text of a policy.
 #[derive(Clone, Copy, Debug)]
 pub struct Source<'a> {

@@ -123,6 +123,7 @@ fn never_read(daemon: &Daemon) -> TcpStream {
         &Request::Check(Check {
             intent: Intent::Peek,
             form: Form::FULL,
+            tied: false,
             handle,
             layout,
             deadline_nanos: None,

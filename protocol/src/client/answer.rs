@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 
 use super::error::ClientError;
 use super::handle::Description;
+use crate::permit::Permit;
 use crate::response::{self, LimitNumbers, Witness};
 use crate::status::{Decision, Retry, WhenUnavailable};
 
@@ -29,6 +30,9 @@ pub struct Answer {
     pub numbers: Option<Numbers>,
     /// Status, headers and body, if asked for.
     pub rendered: Option<Rendered>,
+    /// What the check was granted of concurrency limits, if anything: to be given back by
+    /// [`Client::release`](super::Client::release).
+    pub permit: Option<Permit>,
     /// Why this client made the answer itself, by the handle's `when_unavailable`; `None` if the
     /// server answered.
     pub unavailable: Option<Arc<ClientError>>,
@@ -56,10 +60,10 @@ pub struct Rendered {
     pub body: Option<Vec<u8>>,
 }
 
-/// What SET did.
+/// What SET or ADJUST did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SetDone {
-    /// Counters that were set.
+    /// Counters that were set or moved.
     pub counters: u32,
     /// Where and when.
     pub witness: Witness,
@@ -98,6 +102,7 @@ impl Answer {
                 content_type: rendered.content_type.to_string(),
                 body: rendered.body.map(<[u8]>::to_vec),
             }),
+            permit: answer.permit,
             unavailable: None,
         }
     }
@@ -120,6 +125,7 @@ impl Answer {
             witness: Witness::default(),
             numbers: None,
             rendered: Some(rendered),
+            permit: None,
             unavailable: Some(Arc::new(error)),
         }
     }

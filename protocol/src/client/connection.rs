@@ -2,7 +2,8 @@
 //!
 //! It takes requests from the queue while there is room in flight, writes what has gathered in
 //! one go, hands each answer to who waits for it, and makes the connection anew when it is lost.
-//! While there is none, requests fail at once, so that callers are not kept.
+//! While there is none, requests fail at once, so that callers are not kept. A permit whose caller
+//! has given up waiting is given back.
 
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
@@ -26,7 +27,8 @@ use super::options::{Counters, Event, Options, ServerInfo};
 use crate::framing::next_frame;
 use crate::header::{Envelope, Op};
 use crate::limits::{ANSWER_BYTES_MAX, IN_FLIGHT_MAX, VERSION_MAX, VERSION_MIN};
-use crate::request::{Hello, Ping};
+use crate::permit::Permit;
+use crate::request::{Hello, Ping, Release, Reply};
 use crate::response::Response;
 
 /// Bytes of requests that wait for the socket before no more are taken from the queue.
@@ -35,12 +37,15 @@ const WRITE_BYTES_MAX: usize = 128 * 1024;
 const READ_BYTES: usize = 16 * 1024;
 /// The call id of a PING that only keeps the connection; its answer is for nobody.
 const KEEP_ALIVE_CALL: u64 = u64::MAX;
+/// The call id of requests that want no answer. An error to one of them closes the connection, and
+/// is told as one about it, which has this id too.
+const UNANSWERED_CALL: u64 = 0;
 
-/// A frame without its call id, and who waits for the answer.
+/// A frame without its call id, and who waits for the answer; nobody if the frame asks for none.
 #[derive(Debug)]
 pub(super) struct Command {
     pub(super) frame: Bytes,
-    pub(super) reply: oneshot::Sender<Result<Bytes, ClientError>>,
+    pub(super) reply: Option<oneshot::Sender<Result<Bytes, ClientError>>>,
 }
 
 /// What the driver shares with the callers.
@@ -219,7 +224,9 @@ async fn reconnect(shared: &Shared, queue: &mut mpsc::Receiver<Command>) -> Opti
         loop {
             tokio::select! {
                 command = queue.recv() => {
-                    let _ = command?.reply.send(Err(error.copy()));
+                    if let Some(reply) = command?.reply {
+                        let _ = reply.send(Err(error.copy()));
+                    }
                 }
                 () = sleep_until(until) => break,
             }
@@ -281,7 +288,12 @@ impl<'s> Session<'s> {
             let (mut reader, mut writer) = self.stream.split();
             tokio::select! {
                 command = queue.recv(), if has_room => {
-                    let Some(command) = command else { return End::Dropped };
+                    let Some(command) = command else {
+                        // What nobody waits for is to be sent all the same.
+                        let rest = self.stream.write_all_buf(&mut self.output);
+                        let _ = timeout(self.shared.options.stalled_after, rest).await;
+                        return End::Dropped;
+                    };
                     self.send(command);
                     while self.waiting.len() < self.in_flight_max
                         && self.output.len() < WRITE_BYTES_MAX
@@ -318,21 +330,27 @@ impl<'s> Session<'s> {
 
     /// Gives a request its call id and puts it with what is to be written.
     fn send(&mut self, command: Command) {
-        if command.reply.is_closed() {
+        if command.reply.as_ref().is_some_and(oneshot::Sender::is_closed) {
             // Nobody waits any more: its deadline passed in the queue, so it must not be charged.
             return;
         }
-        if self.waiting.is_empty() {
+        if self.waiting.is_empty() && command.reply.is_some() {
             // Only from here on is the server's silence of any meaning.
             self.last_read_at = Instant::now();
         }
-        let call = self.next_call;
-        self.next_call += 1;
+        let call = match command.reply {
+            Some(reply) => {
+                let call = self.next_call;
+                self.next_call += 1;
+                self.waiting.insert(call, reply);
+                call
+            }
+            None => UNANSWERED_CALL,
+        };
         let (before, after) = command.frame.split_at(8);
         self.output.extend_from_slice(before);
         self.output.extend_from_slice(&call.to_le_bytes());
         self.output.extend_from_slice(after.get(8..).unwrap_or_default());
-        self.waiting.insert(call, command.reply);
     }
 
     /// Hands out every whole frame that has arrived.
@@ -351,10 +369,36 @@ impl<'s> Session<'s> {
                 if let Some(end) = self.unasked(header.op, &frame) {
                     return Some(end);
                 }
-            } else if let Some(reply) = self.waiting.remove(&header.call) {
-                // Who waited may have given up.
-                let _ = reply.send(Ok(frame));
+            } else if let Some(reply) = self.waiting.remove(&header.call)
+                && let Err(Ok(frame)) = reply.send(Ok(frame))
+            {
+                // Who waited has given up, and a permit that came too late is nobody's.
+                self.give_back(&frame);
             }
+        }
+    }
+
+    /// Releases the permits in an answer that nobody takes.
+    fn give_back(&mut self, frame: &[u8]) {
+        match super::response(frame) {
+            Ok(Response::Check(answer)) => self.release(answer.permit),
+            Ok(Response::Batch(batch)) => {
+                for item in batch.items {
+                    if let Ok(Response::Check(answer)) = Response::decode(&item) {
+                        self.release(answer.permit);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn release(&mut self, permit: Option<Permit>) {
+        let Some(Permit { id: permit, .. }) = permit else { return };
+        let mut frame = Vec::new();
+        let release = Release { permit, reply: Reply::None };
+        if release.encode(Envelope::Call(UNANSWERED_CALL), &mut frame).is_ok() {
+            self.output.extend_from_slice(&frame);
         }
     }
 

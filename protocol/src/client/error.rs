@@ -25,6 +25,8 @@ pub enum ClientError {
     },
     /// Whoever the code says: the server answered with an error.
     Refused(Box<ServerError>),
+    /// The operator: as many requests wait as may. This one was not sent.
+    Busy,
     /// The operator: nothing answers at this address. The request was not sent.
     Unreachable {
         /// The address.
@@ -119,7 +121,10 @@ impl ClientError {
     pub fn charged_nothing(&self) -> bool {
         match self {
             Self::Refused(error) => error.code.charged_nothing(),
-            Self::BadArgument(_) | Self::UnknownSlot { .. } | Self::Unreachable { .. } => true,
+            Self::BadArgument(_)
+            | Self::UnknownSlot { .. }
+            | Self::Busy
+            | Self::Unreachable { .. } => true,
             _ => false,
         }
     }
@@ -132,6 +137,7 @@ impl ClientError {
                 Self::UnknownSlot { slot: slot.clone(), slots: slots.clone() }
             }
             Self::Refused(error) => Self::Refused(error.clone()),
+            Self::Busy => Self::Busy,
             Self::Unreachable { addr, source } => {
                 Self::Unreachable { addr: addr.clone(), source: copy_io(source) }
             }
@@ -152,6 +158,7 @@ impl fmt::Display for ClientError {
                 write!(f, "no slot {slot}; the handle has {}", slots.join(", "))
             }
             Self::Refused(error) => write!(f, "{error}"),
+            Self::Busy => write!(f, "{} requests wait already", super::QUEUE_MAX),
             Self::Unreachable { addr, source } => write!(f, "cannot reach {addr}: {source}"),
             Self::Lost { addr } => {
                 write!(f, "lost {addr} before the answer; the request may have been charged")

@@ -153,6 +153,7 @@ pub struct CheckArgs {
     values: Vec<(At, Vec<u8>)>,
     costs: Vec<u64>,
     form: Form,
+    tied: bool,
     pub(super) deadline: Option<Duration>,
 }
 
@@ -183,6 +184,13 @@ impl CheckArgs {
     /// With an answer of this form.
     pub fn form(mut self, form: Form) -> Self {
         self.form = form;
+        self
+    }
+
+    /// With permits that go back when the connection closes, if any are granted. This client's
+    /// connection is made anew when it is lost; permits stay with the one that is gone.
+    pub fn tied(mut self) -> Self {
+        self.tied = true;
         self
     }
 
@@ -230,6 +238,7 @@ impl CheckArgs {
         Check {
             intent,
             form: self.form,
+            tied: self.tied,
             handle: description.handle,
             layout: description.layout,
             deadline_nanos: self
@@ -284,7 +293,7 @@ impl BatchItem<'_> {
             }
             (Self::Inline { intent, form, limits }, _) => {
                 let (intent, form, limits) = (*intent, *form, List::from(*limits));
-                let check = CheckInline { intent, form, deadline_nanos: None, limits };
+                let check = CheckInline { intent, form, tied: false, deadline_nanos: None, limits };
                 batch.push(&Request::CheckInline(check))?;
             }
             (Self::Handle { .. }, None) => unreachable!("a handle always has a description"),

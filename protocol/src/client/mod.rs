@@ -11,11 +11,13 @@ mod connection;
 mod error;
 mod handle;
 mod options;
+mod session;
 
 pub use answer::{Answer, Numbers, Rendered, SetDone};
 pub use error::{ClientError, ServerError};
 pub use handle::{BatchItem, CheckArgs, Description, Handle, LimitDescription, SlotDescription};
 pub use options::{Counters, Event, OnEvent, OnUnavailable, Options, ServerInfo};
+pub use session::Session;
 
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
@@ -23,6 +25,7 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
@@ -31,10 +34,12 @@ use crate::error::EncodeError;
 use crate::framing::next_frame;
 use crate::header::Envelope;
 use crate::limits::ANSWER_BYTES_MAX;
+use crate::permit::PermitId;
 use crate::request::{
-    BatchRequest, CheckInline, Form, InlineLimit, Intent, Ping, Prepare, Request, Set, SetInline,
+    Adjust, AdjustInline, BatchRequest, CheckInline, Form, InlineLimit, Intent, Ping, Prepare,
+    Release, Renew, Reply, Request, RequestId, Set, SetInline,
 };
-use crate::response::{Prepared, Response};
+use crate::response::{Prepared, ReleaseAnswer, RenewAnswer, Response};
 use crate::status::{Code, WhenUnavailable};
 use connection::{Command, Shared};
 
@@ -231,13 +236,15 @@ impl Client {
         intent: Intent,
     ) -> Result<Answer, ClientError> {
         let limits = List::from(limits);
-        let check = CheckInline { intent, form, deadline_nanos: None, limits };
+        let check = CheckInline { intent, form, tied: false, deadline_nanos: None, limits };
         let frame = self.call(&Request::CheckInline(check), None).await?;
         answer(&frame, None)
     }
 
     /// Sets what the counters of these values have used: of the limit at index `limit`, or of
-    /// all that apply. 0 resets. A stale handle is prepared anew if no index was given.
+    /// all that apply. 0 resets, which of concurrency limits gives back every permit. With an `id`
+    /// of [`session`](Self::session) it may be sent again and is done once. A stale handle is
+    /// prepared anew if no index was given.
     ///
     /// # Errors
     /// [`ClientError`]; `FORBIDDEN` without the capability adjust.
@@ -247,29 +254,66 @@ impl Client {
         args: &CheckArgs,
         limit: Option<u16>,
         used: u64,
+        id: Option<RequestId>,
+    ) -> Result<SetDone, ClientError> {
+        self.change(handle, args, limit, Change::Set(used), id).await
+    }
+
+    /// Moves what the counters of these values have used, after the fact: of the limit at index
+    /// `limit`, or of all that apply. Positive `units` were used, negative ones are given back; at
+    /// most 2^53 either way. Else as [`set`](Self::set).
+    ///
+    /// # Errors
+    /// As [`set`](Self::set).
+    pub async fn adjust(
+        &self,
+        handle: &Handle,
+        args: &CheckArgs,
+        limit: Option<u16>,
+        units: i64,
+        id: Option<RequestId>,
+    ) -> Result<SetDone, ClientError> {
+        self.change(handle, args, limit, Change::Adjust(units), id).await
+    }
+
+    async fn change(
+        &self,
+        handle: &Handle,
+        args: &CheckArgs,
+        limit: Option<u16>,
+        change: Change,
+        id: Option<RequestId>,
     ) -> Result<SetDone, ClientError> {
         let known = handle.description();
-        let outcome = self.set_once(&known, &known, args, limit, used).await;
+        let outcome = self.change_once(&known, &known, args, limit, change, id).await;
         let Err(ClientError::Refused(error)) = &outcome else { return outcome };
         if limit.is_some() || !matches!(error.code, Code::StaleHandle | Code::UnknownHandle) {
             return outcome;
         }
         let fresh = self.refresh(handle, &known, error).await?;
-        self.set_once(&known, &fresh, args, limit, used).await
+        self.change_once(&known, &fresh, args, limit, change, id).await
     }
 
-    async fn set_once(
+    async fn change_once(
         &self,
         written_for: &Description,
         description: &Description,
         args: &CheckArgs,
         limit: Option<u16>,
-        used: u64,
+        change: Change,
+        id: Option<RequestId>,
     ) -> Result<SetDone, ClientError> {
         let values = args.values_for(written_for, description)?;
-        let (handle, layout) = (description.handle, description.layout);
-        let values = values[..].into();
-        let request = Request::Set(Set { handle, layout, used, limit, values });
+        let Description { handle, layout, .. } = *description;
+        let (reply, values) = (Reply::Wanted, values[..].into());
+        let request = match change {
+            Change::Set(used) => {
+                Request::Set(Set { handle, layout, used, limit, id, reply, values })
+            }
+            Change::Adjust(units) => {
+                Request::Adjust(Adjust { handle, layout, units, limit, id, reply, values })
+            }
+        };
         self.set_done(&request).await
     }
 
@@ -277,14 +321,99 @@ impl Client {
     ///
     /// # Errors
     /// As [`set`](Self::set).
-    pub async fn set_inline(&self, limit: InlineLimit<'_>) -> Result<SetDone, ClientError> {
-        self.set_done(&Request::SetInline(SetInline { limit })).await
+    pub async fn set_inline(
+        &self,
+        limit: InlineLimit<'_>,
+        id: Option<RequestId>,
+    ) -> Result<SetDone, ClientError> {
+        let reply = Reply::Wanted;
+        self.set_done(&Request::SetInline(SetInline { id, reply, limit })).await
+    }
+
+    /// Moves what an inline limit's counter has used; the limit's `cost` is 0.
+    ///
+    /// # Errors
+    /// As [`set`](Self::set).
+    pub async fn adjust_inline(
+        &self,
+        limit: InlineLimit<'_>,
+        units: i64,
+        id: Option<RequestId>,
+    ) -> Result<SetDone, ClientError> {
+        let reply = Reply::Wanted;
+        self.set_done(&Request::AdjustInline(AdjustInline { units, id, reply, limit })).await
     }
 
     async fn set_done(&self, request: &Request<'_>) -> Result<SetDone, ClientError> {
         let frame = self.call(request, None).await?;
         match response(&frame)? {
             Response::Set(set) => Ok(SetDone { counters: set.counters, witness: set.witness }),
+            _ => Err(ClientError::WrongAnswer),
+        }
+    }
+
+    /// Gives a permit back. One that is not held any more, released before or lapsed, is no error:
+    /// the answer's `units` are 0 then. So it may be sent again.
+    ///
+    /// # Errors
+    /// [`ClientError`]; `FORBIDDEN` without the capability permits.
+    pub async fn release(&self, permit: PermitId) -> Result<ReleaseAnswer, ClientError> {
+        let request = Request::Release(Release { permit, reply: Reply::Wanted });
+        let frame = self.call(&request, None).await?;
+        match response(&frame)? {
+            Response::Release(answer) => Ok(answer),
+            _ => Err(ClientError::WrongAnswer),
+        }
+    }
+
+    /// Gives a permit back and does not wait for it, so that it can be called where nothing can
+    /// wait, such as in a `Drop`. Whether it arrived is not told: if it is lost with the
+    /// connection, the permit lapses with its lease.
+    ///
+    /// # Errors
+    /// [`ClientError::Busy`] if too many requests wait already, [`ClientError::Closed`]. Nothing
+    /// was sent then.
+    pub fn release_and_forget(&self, permit: PermitId) -> Result<(), ClientError> {
+        let mut frame = Vec::new();
+        Release { permit, reply: Reply::None }.encode(Envelope::Call(0), &mut frame)?;
+        let command = Command { frame: Bytes::from(frame), reply: None };
+        self.commands.try_send(command).map_err(|error| match error {
+            TrySendError::Full(_) => ClientError::Busy,
+            TrySendError::Closed(_) => ClientError::Closed,
+        })
+    }
+
+    /// Keeps a permit for another `lease` from now, 1 ms to 366 days, or for as long as it was
+    /// granted. The answer says when it lapses; `None` if it was not held any more.
+    ///
+    /// # Errors
+    /// [`ClientError`]; `FORBIDDEN` without the capability permits, `BAD_LIMIT` if the lease is
+    /// out of range.
+    pub async fn renew(
+        &self,
+        permit: PermitId,
+        lease: Option<Duration>,
+    ) -> Result<RenewAnswer, ClientError> {
+        let lease_nanos =
+            lease.map(|lease| u64::try_from(lease.as_nanos()).unwrap_or(u64::MAX).max(1));
+        let request = Request::Renew(Renew { permit, lease_nanos, reply: Reply::Wanted });
+        let frame = self.call(&request, None).await?;
+        match response(&frame)? {
+            Response::Renew(answer) => Ok(answer),
+            _ => Err(ClientError::WrongAnswer),
+        }
+    }
+
+    /// Opens a session, whose ids let [`set`](Self::set) and [`adjust`](Self::adjust) be sent again
+    /// without being done again.
+    ///
+    /// # Errors
+    /// [`ClientError`]; `FORBIDDEN` without the capability adjust, `OVERLOADED` if the server
+    /// remembers as many sessions as it can.
+    pub async fn session(&self) -> Result<Session, ClientError> {
+        let frame = self.call(&Request::Session, None).await?;
+        match response(&frame)? {
+            Response::Session(answer) => Ok(Session::new(&answer)),
             _ => Err(ClientError::WrongAnswer),
         }
     }
@@ -379,7 +508,7 @@ impl Client {
         let mut may_repeat = true;
         loop {
             let (reply, answered) = oneshot::channel();
-            let command = Command { frame: frame.clone(), reply };
+            let command = Command { frame: frame.clone(), reply: Some(reply) };
             let exchange = async {
                 self.commands.send(command).await.map_err(|_| ClientError::Closed)?;
                 answered.await.map_err(|_| ClientError::Closed)?
@@ -399,6 +528,13 @@ impl Client {
             }
         }
     }
+}
+
+/// What a request does to what counters have used.
+#[derive(Clone, Copy)]
+enum Change {
+    Set(u64),
+    Adjust(i64),
 }
 
 impl From<EncodeError> for ClientError {

@@ -109,6 +109,7 @@ fn decided(
         binding: binding
             .map(|limit| Binding { name: limit.name.to_string(), window: window(limit) }),
         limits: reports.collect(),
+        permit: decision.permit.map(|permit| permit.id.to_string()),
         ..base(handle, &rendered, version)
     }
 }

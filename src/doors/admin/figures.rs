@@ -73,6 +73,7 @@ fn of_limit(instance: &Instance, api: &str, limit: String, id: LimitId) -> Limit
         limit,
         allow: cells.sum(|worker| &worker.limit(id.0).allow),
         deny: cells.sum(|worker| &worker.limit(id.0).deny),
+        shadow_deny: cells.sum(|worker| &worker.limit(id.0).shadow_deny),
         units: cells.sum(|worker| &worker.limit(id.0).units),
         keys: instance.table.keys_of(id),
     }

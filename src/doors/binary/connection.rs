@@ -137,6 +137,17 @@ pub(super) async fn run(stream: TcpStream, watch: Rc<Watch>, state: Rc<RefCell<S
     let _ = poll_fn(|context| connection.poll(context)).await;
 }
 
+impl Drop for Connection {
+    fn drop(&mut self) {
+        // Whoever ends the connection, its thread is in no other one's poll meanwhile.
+        if let Ok(mut state) = self.state.try_borrow_mut() {
+            let state = &mut *state;
+            let clock = &mut state.clock;
+            self.session.end(&state.desk, &mut Stamp::new(|| clock.now()));
+        }
+    }
+}
+
 impl Connection {
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let polled = self.poll_bytes(context);

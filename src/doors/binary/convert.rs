@@ -7,9 +7,10 @@ use tollkeeper_protocol::status::{self, Code};
 use tollkeeper_protocol::{Capabilities, EncodeError, Envelope, Op};
 
 use crate::doors::InlineSpaces;
-use crate::engine::command::{Charge, Effect, LimitId};
+use crate::engine::command::{Amend, Charge, Effect, LimitId};
 use crate::engine::decision::{Decision, Reading, Refusal, Retry, Verdict};
 use crate::engine::kinds::NextUnit;
+use crate::engine::permit::Permit;
 use crate::engine::quota::{Align, Kind, Quota, QuotaError};
 use crate::engine::time::{Nanos, Now};
 use crate::policy::{Handle, Mode, ResolveError, SlotUse, Unavailable};
@@ -35,7 +36,11 @@ const _: () = {
 
 /// What the one built-in principal may do: everything that version 1 has.
 pub(super) const CAPABILITIES: Capabilities = Capabilities(
-    Capabilities::CHECK.0 | Capabilities::PEEK.0 | Capabilities::INLINE.0 | Capabilities::ADJUST.0,
+    Capabilities::CHECK.0
+        | Capabilities::PEEK.0
+        | Capabilities::INLINE.0
+        | Capabilities::PERMITS.0
+        | Capabilities::ADJUST.0,
 );
 
 pub(super) fn verdict(verdict: Verdict) -> status::Decision {
@@ -52,6 +57,17 @@ pub(super) fn retry(retry: Retry) -> status::Retry {
         Retry::Never => status::Retry::Never,
         Retry::OnOthers(span) => status::Retry::OnOthers(span.map(Nanos::get)),
     }
+}
+
+pub(super) fn permit(permit: Permit) -> tollkeeper_protocol::Permit {
+    let id = tollkeeper_protocol::PermitId(permit.id.0);
+    tollkeeper_protocol::Permit { id, expires_nanos: permit.lapses_after.get() }
+}
+
+/// An amount after the fact, with its sign.
+pub(super) fn amend(units: i64) -> Amend {
+    let amount = units.unsigned_abs();
+    if units < 0 { Amend::GiveBack(amount) } else { Amend::Add(amount) }
 }
 
 /// Standalone, nothing is logged: index and position are zero.
@@ -121,6 +137,17 @@ pub(super) fn charge(
             let parts = [&window_nanos.to_le_bytes()[..], &[align as u8], key];
             (quota, spaces.fixed.key(parts))
         }
+        InlineQuota::Sliding { units, window_nanos } => {
+            let quota = Quota::sliding(units, Nanos::new(window_nanos))?;
+            (quota, spaces.sliding.key([&window_nanos.to_le_bytes()[..], key]))
+        }
+        InlineQuota::Concurrent { units, lease_nanos } => {
+            let quota = Quota::concurrent(units, Nanos::new(lease_nanos))?;
+            (quota, spaces.concurrent.key_of_one(key))
+        }
+        InlineQuota::Level { units } => (Quota::level(units)?, spaces.level.key_of_one(key)),
+        // A cap has no counter: its key is of no meaning.
+        InlineQuota::Cap { units } => (Quota::cap(units)?, spaces.level.key_of_one(key)),
     };
     Ok(Charge::new(key, quota, cost, LimitId::INLINE))
 }
@@ -235,8 +262,9 @@ pub(super) fn capability(op: Op) -> Capabilities {
         Op::PEEK => Capabilities::PEEK,
         Op::CHECK_INLINE => Capabilities::CHECK.union(Capabilities::INLINE),
         Op::PEEK_INLINE => Capabilities::PEEK.union(Capabilities::INLINE),
-        Op::SET => Capabilities::ADJUST,
-        Op::SET_INLINE => Capabilities::ADJUST.union(Capabilities::INLINE),
+        Op::SET | Op::ADJUST | Op::SESSION => Capabilities::ADJUST,
+        Op::SET_INLINE | Op::ADJUST_INLINE => Capabilities::ADJUST.union(Capabilities::INLINE),
+        Op::RELEASE | Op::RENEW => Capabilities::PERMITS,
         _ => Capabilities(0),
     }
 }

@@ -5,17 +5,20 @@
 //! twice: as they are met they are resolved and their counters fetched; when another kind of frame
 //! comes, or the bytes end, all of them are decided and answered.
 
+mod acts;
+
 use std::sync::Arc;
 
 use tollkeeper_protocol::codec::Sparse;
 use tollkeeper_protocol::limits::{
     FRAME_BYTES_MAX, HANDSHAKE_FRAME_BYTES_MAX, IN_FLIGHT_MAX, MESSAGE_BYTES_MAX, METERS_MAX,
-    PROTOCOL_ERRORS_MAX, SLOTS_MAX, VERSION_MAX, VERSION_MIN, WRITE_BUFFER_BYTES_MAX,
+    PROTOCOL_ERRORS_MAX, SLOTS_MAX, TIED_PERMITS_MAX, VERSION_MAX, VERSION_MIN,
+    WRITE_BUFFER_BYTES_MAX,
 };
-use tollkeeper_protocol::request::{self, Batch, Check, Form, Hello, Request};
+use tollkeeper_protocol::request::{self, Batch, Check, Form, Hello, Request, decode_item};
 use tollkeeper_protocol::response::{
     Answer, BatchResponse, Detail, ErrorAnswer, GoAway, HelloAnswer, LimitNumbers, Maxima, Numbers,
-    PingAnswer, Rendered as WireRendered, SetAnswer, Terse,
+    PingAnswer, Rendered as WireRendered, Terse,
 };
 use tollkeeper_protocol::status::{Code, Decision as WireDecision, Retry as WireRetry};
 use tollkeeper_protocol::{
@@ -23,15 +26,19 @@ use tollkeeper_protocol::{
 };
 
 use crate::doors::{Answered, Desk, Intent, Loaded, Problem};
-use crate::engine::command::{Amend, Charge};
+use crate::engine::command::Charge;
 use crate::engine::decision::{Decision, Reading, Refusal};
 use crate::engine::key::Key;
+use crate::engine::permit::PermitId;
 use crate::engine::quota::QuotaError;
+use crate::engine::session::SessionError;
 use crate::engine::table::{Pinned, Stamp, Table};
 use crate::engine::time::{Now, Timestamp};
 use crate::policy::{self, Found, Handle, Rendered, Resolved};
 
 use super::convert;
+
+use acts::{Done, is_act};
 
 /// The name of the one principal there is.
 const PRINCIPAL: &str = "default";
@@ -43,6 +50,9 @@ const CONNECTIONS_CODE: usize = 7;
 /// long, and with more of them one read's would go far beyond the write buffer's maximum.
 const ORDERS_MAX: usize = 16;
 
+/// Said with the protocol error that closes.
+const TOO_MANY_ERRORS: &str = "too many protocol errors";
+
 /// What the server calls itself.
 const SERVER: &str = concat!("tollkeeper/", env!("CARGO_PKG_VERSION"));
 
@@ -50,6 +60,8 @@ const SERVER: &str = concat!("tollkeeper/", env!("CARGO_PKG_VERSION"));
 pub struct Session {
     stage: Stage,
     protocol_errors: usize,
+    /// Permits that are given back when the connection closes.
+    tied: Vec<PermitId>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,8 +81,10 @@ enum Stage {
 pub struct Progress {
     /// Bytes that belonged to whole frames and are done with.
     pub consumed: usize,
-    /// Frames answered.
+    /// Frames that were whole.
     pub frames: usize,
+    /// Those of them that are answered.
+    pub answers: usize,
     /// Whether the connection is to be closed once the answers are written.
     pub closes: bool,
     /// Whether whole frames may be left in the bytes, because answers are to be written first.
@@ -82,6 +96,7 @@ pub struct Progress {
 pub struct SessionBuffers {
     asked: Vec<Asked>,
     orders: Vec<Order>,
+    acts: Vec<Act>,
     wrongs: Vec<Wrong>,
     numbers: Vec<LimitNumbers>,
     rendered: Rendered,
@@ -100,8 +115,19 @@ enum What {
     One { number: u32, key: Key },
     /// Anything else that can be decided: its place in [`SessionBuffers::orders`].
     Order(usize),
+    /// An item of a batch that decides nothing: its place in [`SessionBuffers::acts`].
+    Act(usize),
     /// Nothing that can be decided: the place of the reason in [`SessionBuffers::wrongs`].
     Wrong(usize),
+}
+
+/// An item of a batch that decides nothing: where its body is in the input, to be done in its turn.
+#[derive(Clone, Copy)]
+struct Act {
+    flags: Flags,
+    body_at: u32,
+    body_bytes: u32,
+    offset: u32,
 }
 
 /// A check or peek with everything that it may ask for.
@@ -110,6 +136,8 @@ struct Order {
     form: Form,
     intent: Intent,
     deadline_nanos: Option<u64>,
+    /// Whether permits that it is given go back when the connection closes.
+    tied: bool,
     of: Of,
 }
 
@@ -142,6 +170,9 @@ enum Wrong {
     Quota(QuotaError),
     Forbidden(Capabilities),
     DeadlineExceeded,
+    Session(SessionError),
+    TooManySessions,
+    TooManyTied,
 }
 
 /// What a batch of frames is answered with: the thread's desk and buffers, the policy and the
@@ -154,11 +185,21 @@ struct Work<'w, 't, F> {
     stamp: &'w mut Stamp<F>,
     arrived: Timestamp,
     input: &'w [u8],
+    /// The session's tied permits, and how many checks that may tie more wait for their decision.
+    tied: Vec<PermitId>,
+    tying: usize,
+}
+
+/// What a request is answered.
+enum Reply<'a> {
+    Decided(&'a Answer<'a>),
+    Done(&'a Done),
+    Error(&'a ErrorAnswer<'a>),
 }
 
 impl Default for Session {
     fn default() -> Self {
-        Self { stage: Stage::Greeting, protocol_errors: 0 }
+        Self { stage: Stage::Greeting, protocol_errors: 0, tied: Vec::new() }
     }
 }
 
@@ -188,11 +229,22 @@ impl Session {
         let pinned = Table::pin(&instance.table);
         let arrived = stamp.now().time;
         desk.clear();
-        let mut work =
-            Work { desk, buffers, loaded: &loaded, pinned: &pinned, stamp, arrived, input };
-        let mut progress = Progress { consumed: 0, frames: 0, closes: false, more: false };
+        let tied = core::mem::take(&mut self.tied);
+        let mut work = Work {
+            desk,
+            buffers,
+            loaded: &loaded,
+            pinned: &pinned,
+            stamp,
+            arrived,
+            input,
+            tied,
+            tying: 0,
+        };
+        let mut progress =
+            Progress { consumed: 0, frames: 0, answers: 0, closes: false, more: false };
         while self.stage != Stage::Closed {
-            if progress.frames >= IN_FLIGHT_MAX || out.len() >= WRITE_BUFFER_BYTES_MAX {
+            if progress.answers >= IN_FLIGHT_MAX || out.len() >= WRITE_BUFFER_BYTES_MAX {
                 progress.more = true;
                 break;
             }
@@ -201,7 +253,8 @@ impl Session {
                 Ok(Some((frame, bytes))) => {
                     progress.consumed += bytes;
                     progress.frames += 1;
-                    self.handle_frame(&mut work, &frame, out);
+                    let answered = self.handle_frame(&mut work, &frame, out);
+                    progress.answers += usize::from(answered);
                 }
                 Err(error) => {
                     self.flush(&mut work, out);
@@ -211,6 +264,7 @@ impl Session {
             }
         }
         self.flush(&mut work, out);
+        self.tied = core::mem::take(&mut work.tied);
         progress.closes = self.stage == Stage::Closed;
         let cells = &desk.cells;
         cells.requests.add(progress.frames as u64);
@@ -233,6 +287,13 @@ impl Session {
         }
     }
 
+    /// Gives back the permits that are tied to the connection. To be called once it is closed.
+    pub fn end<F: FnMut() -> Now>(&mut self, desk: &Desk, stamp: &mut Stamp<F>) {
+        for permit in self.tied.drain(..) {
+            desk.instance.table.pin().release(permit, stamp);
+        }
+    }
+
     /// Closes the connection with an error that concerns no request.
     pub fn close(&mut self, code: Code, message: &str, out: &mut Vec<u8>) {
         self.close_with(&ErrorAnswer::new(code, message), out);
@@ -245,13 +306,14 @@ impl Session {
         }
     }
 
+    /// Returns whether the frame is answered, now or once it is decided.
     #[inline]
     fn handle_frame<F: FnMut() -> Now>(
         &mut self,
         work: &mut Work<'_, '_, F>,
         frame: &Frame<'_>,
         out: &mut Vec<u8>,
-    ) {
+    ) -> bool {
         let message = frame.message();
         if self.stage != Stage::Open {
             return self.handle_unopened(work, frame, out);
@@ -266,10 +328,32 @@ impl Session {
             _ => {
                 self.flush(work, out);
                 if self.stage == Stage::Closed {
-                    return;
+                    return true;
                 }
-                self.handle_control(work, &frame.header, Request::decode(&message), out);
+                if !message.wants_reply() {
+                    self.handle_silently(work, &frame.header, &message, out);
+                    return false;
+                }
+                self.handle_control(work, &frame.header, &message, out);
             }
+        }
+        true
+    }
+
+    /// A frame that wants no answer: only an error that closes the connection gets out.
+    fn handle_silently<F: FnMut() -> Now>(
+        &mut self,
+        work: &mut Work<'_, '_, F>,
+        header: &Header,
+        message: &Message<'_>,
+        out: &mut Vec<u8>,
+    ) {
+        let before = out.len();
+        self.handle_control(work, header, message, out);
+        out.truncate(before);
+        if self.stage == Stage::Closed {
+            let error = ErrorAnswer::new(Code::BadFrame, TOO_MANY_ERRORS);
+            encode_error(&error.closing(), Envelope::Call(0), out);
         }
     }
 
@@ -278,12 +362,22 @@ impl Session {
         &mut self,
         work: &mut Work<'_, '_, F>,
         header: &Header,
-        request: Result<Request<'_>, DecodeError>,
+        message: &Message<'_>,
         out: &mut Vec<u8>,
     ) {
         let envelope = Envelope::Call(header.call);
+        let request = match Request::decode(message) {
+            Ok(request) => request,
+            Err(error) => return self.wrong(work, Wrong::Decode(error), envelope, out),
+        };
+        if is_act(message.op) {
+            if let Err(wrong) = work.act_in_frame(message, &request, envelope, out) {
+                self.wrong(work, wrong, envelope, out);
+            }
+            return;
+        }
         match request {
-            Ok(Request::Ping(ping)) => {
+            Request::Ping(ping) => {
                 let now = work.stamp.now();
                 let answer = PingAnswer {
                     cluster_nanos: now.time.as_nanos(),
@@ -293,24 +387,13 @@ impl Session {
                 // What came in a frame goes out in one.
                 let _ = answer.encode(envelope, out);
             }
-            Ok(Request::Prepare(prepare)) => work.prepare(&prepare, envelope, out),
-            Ok(Request::Set(set)) => {
-                if let Err(wrong) = work.set(header.op, &set, envelope, out) {
-                    self.wrong(work, wrong, envelope, out);
-                }
-            }
-            Ok(Request::SetInline(set)) => {
-                if let Err(wrong) = work.set_inline(header.op, &set, envelope, out) {
-                    self.wrong(work, wrong, envelope, out);
-                }
-            }
-            Ok(Request::Batch(batch)) => self.handle_batch(work, header.call, &batch, out),
-            Ok(Request::Hello(_)) => {
+            Request::Prepare(prepare) => work.prepare(&prepare, envelope, out),
+            Request::Batch(batch) => self.handle_batch(work, header.call, &batch, out),
+            Request::Hello(_) => {
                 let error = ErrorAnswer::new(Code::BadFrame, "HELLO comes once, first");
                 self.error(work, &error, envelope, out);
             }
-            Ok(Request::Check(_) | Request::CheckInline(_)) => {}
-            Err(error) => self.wrong(work, Wrong::Decode(error), envelope, out),
+            _ => self.wrong(work, Wrong::Decode(message.unsupported_op()), envelope, out),
         }
     }
 
@@ -321,11 +404,15 @@ impl Session {
         work: &mut Work<'_, '_, F>,
         frame: &Frame<'_>,
         out: &mut Vec<u8>,
-    ) {
+    ) -> bool {
         let envelope = Envelope::Call(frame.header.call);
         if self.stage == Stage::Leaving {
-            let error = ErrorAnswer::new(Code::ShuttingDown, "the server is stopping");
-            return self.error(work, &error, envelope, out);
+            let wanted = frame.message().wants_reply();
+            if wanted {
+                let error = ErrorAnswer::new(Code::ShuttingDown, "the server is stopping");
+                self.error(work, &error, envelope, out);
+            }
+            return wanted;
         }
         let message = frame.message();
         let decoded = match frame.header.op {
@@ -333,23 +420,26 @@ impl Session {
             _ => {
                 self.stage = Stage::Closed;
                 let error = ErrorAnswer::new(Code::Unauthenticated, "HELLO comes first");
-                return encode_error(&error.closing(), envelope, out);
+                encode_error(&error.closing(), envelope, out);
+                return true;
             }
         };
         let refused = match decoded {
             Ok(Request::Hello(hello)) => match self.greet(work, &hello, envelope, out) {
-                Ok(()) => return,
+                Ok(()) => return true,
                 Err(error) => error,
             },
             Ok(_) => ErrorAnswer::new(Code::Internal, "HELLO was read as another request"),
             Err(error) => {
                 self.stage = Stage::Closed;
                 let text = error.to_string();
-                return encode_error(&error_of(&error, &text).closing(), envelope, out);
+                encode_error(&error_of(&error, &text).closing(), envelope, out);
+                return true;
             }
         };
         self.stage = Stage::Closed;
         encode_error(&refused.closing(), envelope, out);
+        true
     }
 
     fn greet<F>(
@@ -397,20 +487,19 @@ impl Session {
         let mut response = BatchResponse::begin(call, batch.items.len(), out);
         let asked = core::mem::take(&mut work.buffers.asked);
         for asked in &asked {
-            work.answer(
-                asked,
-                &mut response,
-                |response, answer| response.answer(asked.op, answer),
-                |response, error| {
+            work.answer(asked, |reply| match reply {
+                Reply::Decided(answer) => response.answer(asked.op, answer),
+                Reply::Done(done) => done.push(asked.op, &mut response),
+                Reply::Error(error) => {
                     self.count_error(error);
                     response.error(error);
-                },
-            );
+                }
+            });
         }
         response.finish();
         work.reuse(asked);
         if self.protocol_errors >= PROTOCOL_ERRORS_MAX {
-            self.close(Code::BadFrame, "too many protocol errors", out);
+            self.close(Code::BadFrame, TOO_MANY_ERRORS, out);
         }
     }
 
@@ -430,17 +519,16 @@ impl Session {
                 continue;
             }
             let envelope = Envelope::Call(asked.call);
-            work.answer(
-                asked,
-                out,
-                |out, answer| {
-                    // The codec's maxima hold for a single answer by the policy's own.
+            work.answer(asked, |reply| match reply {
+                Reply::Decided(answer) => {
+                    // The codec's maxima hold for a single answer by the policy's own; were one to
+                    // exceed them, a permit would still have to get out.
                     if answer.encode(asked.op, envelope, out).is_err() {
-                        let message = "the answer exceeds the protocol's maxima";
-                        encode_error(&ErrorAnswer::new(Code::Internal, message), envelope, out);
+                        let _ = answer.shortest().encode(asked.op, envelope, out);
                     }
-                },
-                |out, error| {
+                }
+                Reply::Done(done) => done.encode(asked.op, envelope, out),
+                Reply::Error(error) => {
                     self.count_error(error);
                     let closes = self.protocol_errors >= PROTOCOL_ERRORS_MAX;
                     let error = if closes { error.closing() } else { *error };
@@ -448,8 +536,8 @@ impl Session {
                         self.stage = Stage::Closed;
                     }
                     encode_error(&error, envelope, out);
-                },
-            );
+                }
+            });
         }
         work.reuse(asked);
     }
@@ -521,7 +609,9 @@ impl<F: FnMut() -> Now> Work<'_, '_, F> {
         asked.clear();
         self.buffers.asked = asked;
         self.buffers.orders.clear();
+        self.buffers.acts.clear();
         self.buffers.wrongs.clear();
+        self.tying = 0;
         self.desk.clear();
     }
 
@@ -560,6 +650,7 @@ impl<F: FnMut() -> Now> Work<'_, '_, F> {
         let taken = match message.op {
             Op::CHECK => self.take(call, message, request::Intent::Charge),
             Op::PEEK => self.take(call, message, request::Intent::Peek),
+            _ if is_act(message.op) => self.take_act(call, message),
             _ => self.take_inline(call, message),
         };
         if let Err(wrong) = taken {
@@ -584,18 +675,52 @@ impl<F: FnMut() -> Now> Work<'_, '_, F> {
     ) -> Result<(), Wrong> {
         let check = Check::decode(message, wanted).map_err(Wrong::Decode)?;
         allowed(message.op)?;
+        self.tie(check.tied)?;
         let number = check.handle;
         let handle = handle_of(self.loaded, number, check.layout)?;
         let resolved = self.resolve(handle, &check)?;
-        let body_at = (message.body.as_ptr() as usize - self.input.as_ptr() as usize) as u32;
+        let body_at = self.place_of(message.body);
         let body_bytes = message.body.len() as u32;
         let order = Order {
             form: check.form,
             intent: intent(check.intent),
             deadline_nanos: check.deadline_nanos,
+            tied: check.tied,
             of: Of::Handle { number, body_at, body_bytes, resolved },
         };
         self.order(call, message.op, order);
+        Ok(())
+    }
+
+    /// Where a body is in the input.
+    fn place_of(&self, body: &[u8]) -> u32 {
+        (body.as_ptr() as usize - self.input.as_ptr() as usize) as u32
+    }
+
+    /// Takes in an item of a batch that decides nothing.
+    fn take_act(&mut self, call: u64, message: &Message<'_>) -> Result<(), Wrong> {
+        // What it says is wrong is told in its place; what it asks for is done in its turn.
+        decode_item(message).map_err(Wrong::Decode)?;
+        let (body_at, body_bytes) = (self.place_of(message.body), message.body.len() as u32);
+        let what = What::Act(self.buffers.acts.len());
+        let Message { flags, offset, .. } = *message;
+        self.buffers.acts.push(Act { flags, body_at, body_bytes, offset });
+        self.buffers.asked.push(Asked { call, what, op: message.op });
+        Ok(())
+    }
+
+    /// Takes room for one more tied permit. If there is none, those that have lapsed make some.
+    fn tie(&mut self, tied: bool) -> Result<(), Wrong> {
+        if !tied {
+            return Ok(());
+        }
+        if self.tied.len() + self.tying >= TIED_PERMITS_MAX {
+            self.tied.retain(|permit| self.pinned.may_hold(*permit));
+            if self.tied.len() + self.tying >= TIED_PERMITS_MAX {
+                return Err(Wrong::TooManyTied);
+            }
+        }
+        self.tying += 1;
         Ok(())
     }
 
@@ -643,6 +768,7 @@ impl<F: FnMut() -> Now> Work<'_, '_, F> {
             _ => return Err(Wrong::Decode(message.unsupported_op())),
         };
         allowed(message.op)?;
+        self.tie(check.tied)?;
         let charges_at = self.desk.charges.len();
         for limit in check.limits {
             let charge =
@@ -655,6 +781,7 @@ impl<F: FnMut() -> Now> Work<'_, '_, F> {
             form: check.form,
             intent: intent(check.intent),
             deadline_nanos: check.deadline_nanos,
+            tied: check.tied,
             of: Of::Inline { charges_at, count },
         };
         self.order(call, message.op, order);
@@ -692,35 +819,62 @@ impl<F: FnMut() -> Now> Work<'_, '_, F> {
         let charge = Charge::new(key, one.quota, one.cost, one.limit);
         let resolved = self.desk.take(charge, one.limit_index);
         let of = Of::Handle { number, body_at: 0, body_bytes: 0, resolved };
-        Ok(Order { form: Form::TERSE, intent: Intent::Charge, deadline_nanos: None, of })
+        let (form, intent) = (Form::TERSE, Intent::Charge);
+        Ok(Order { form, intent, deadline_nanos: None, tied: false, of })
     }
 
-    /// Decides what waits and gives its answer, or its error, to `sink`.
+    /// Decides or does what waits, and gives `reply` what it is answered.
     #[inline]
-    fn answer<S>(
-        &mut self,
-        asked: &Asked,
-        sink: &mut S,
-        answer: impl FnOnce(&mut S, &Answer<'_>),
-        error: impl FnOnce(&mut S, &ErrorAnswer<'_>),
-    ) {
+    fn answer(&mut self, asked: &Asked, reply: impl FnOnce(Reply<'_>)) {
         let order = match asked.what {
             What::One { number, key } => self.order_of_one(number, key),
             What::Order(place) => Ok(self.buffers.orders[place]),
+            What::Act(place) => return self.answer_act(asked.op, place, reply),
             What::Wrong(place) => Err(self.buffers.wrongs[place]),
         };
         let wrong = match order.and_then(|order| Ok((order, self.decide(&order)?))) {
             Ok((order, Decided::Handle(answered))) => {
-                return self
-                    .answer_handle(asked.op, &order, &answered, |reply| answer(sink, reply));
+                return self.answer_handle(asked.op, &order, &answered, |answer| {
+                    reply(Reply::Decided(answer));
+                });
             }
             Ok((order, Decided::Inline(decision))) => {
-                return self.answer_inline(&order, &decision, |reply| answer(sink, reply));
+                return self.answer_inline(&order, &decision, |answer| {
+                    reply(Reply::Decided(answer));
+                });
             }
             Err(wrong) => wrong,
         };
         self.desk.cells.errors.add(1);
-        wrong.with_error(self.loaded, |reply| error(sink, reply));
+        wrong.with_error(self.loaded, |error| reply(Reply::Error(error)));
+    }
+
+    #[cold]
+    fn answer_act(&mut self, op: Op, place: usize, reply: impl FnOnce(Reply<'_>)) {
+        let Act { flags, body_at, body_bytes, offset } = self.buffers.acts[place];
+        let body = &self.input[body_at as usize..(body_at + body_bytes) as usize];
+        let message = Message { op, flags, body, offset };
+        let done = decode_item(&message).map_err(Wrong::Decode);
+        match done.and_then(|request| self.act(&message, &request)) {
+            Ok(done) => reply(Reply::Done(&done)),
+            Err(wrong) => {
+                self.desk.cells.errors.add(1);
+                wrong.with_error(self.loaded, |error| reply(Reply::Error(error)));
+            }
+        }
+    }
+
+    /// What a decision gave of concurrency limits, as it is told; tied, if that was asked for.
+    fn permit(
+        &mut self,
+        order: &Order,
+        decision: &Decision,
+    ) -> Option<tollkeeper_protocol::Permit> {
+        let permit = decision.permit?;
+        if order.tied {
+            self.tied.push(permit.id);
+        }
+        Some(convert::permit(permit))
     }
 
     fn decide(&mut self, order: &Order) -> Result<Decided, Wrong> {
@@ -760,6 +914,10 @@ impl<F: FnMut() -> Now> Work<'_, '_, F> {
         reply: impl FnOnce(&Answer<'_>),
     ) {
         let Of::Handle { ref resolved, .. } = order.of else { return };
+        let permit = match answered {
+            Answered::Decided(decision) => self.permit(order, decision),
+            Answered::FailedOpen(_) => None,
+        };
         let version = self.loaded.policy.version();
         let limits = &self.desk.limits[resolved.limits()];
         let terse = match answered {
@@ -778,9 +936,9 @@ impl<F: FnMut() -> Now> Work<'_, '_, F> {
             },
         };
         if order.form == Form::TERSE {
-            return reply(&terse.into());
+            return reply(&Answer { permit, ..terse.into() });
         }
-        self.answer_at_length(op, order, answered, terse, reply);
+        self.answer_at_length(op, order, answered, (terse, permit), reply);
     }
 
     /// An answer with numbers, rendered, or both.
@@ -789,7 +947,7 @@ impl<F: FnMut() -> Now> Work<'_, '_, F> {
         op: Op,
         order: &Order,
         answered: &Answered,
-        terse: Terse,
+        (terse, permit): (Terse, Option<tollkeeper_protocol::Permit>),
         reply: impl FnOnce(&Answer<'_>),
     ) {
         let Of::Handle { number, body_at, body_bytes, ref resolved } = order.of else { return };
@@ -808,7 +966,7 @@ impl<F: FnMut() -> Now> Work<'_, '_, F> {
         });
         let handle = self.loaded.policy.handle(number).filter(|_| order.form.rendered);
         let Some(handle) = handle else {
-            return reply(&Answer { terse, numbers, rendered: None, body_omitted: false });
+            return reply(&Answer { terse, numbers, rendered: None, body_omitted: false, permit });
         };
         let rendered = &mut self.buffers.rendered;
         match answered {
@@ -837,7 +995,8 @@ impl<F: FnMut() -> Now> Work<'_, '_, F> {
             content_type: rendered.content_type().unwrap_or_default(),
             body: rendered.body().map(str::as_bytes),
         };
-        reply(&Answer { terse, numbers, rendered: Some(rendered), body_omitted: false });
+        let rendered = Some(rendered);
+        reply(&Answer { terse, numbers, rendered, body_omitted: false, permit });
     }
 
     fn answer_inline(
@@ -846,6 +1005,7 @@ impl<F: FnMut() -> Now> Work<'_, '_, F> {
         decision: &Decision,
         reply: impl FnOnce(&Answer<'_>),
     ) {
+        let permit = self.permit(order, decision);
         let readings = &self.desk.readings;
         let index_of = |place: usize| u16::try_from(place).ok();
         let version = self.loaded.policy.version();
@@ -861,7 +1021,7 @@ impl<F: FnMut() -> Now> Work<'_, '_, F> {
             wall_nanos: decision.now.utc.as_nanos(),
             limits: self.buffers.numbers[..].into(),
         });
-        reply(&Answer { terse, numbers, rendered: None, body_omitted: false });
+        reply(&Answer { terse, numbers, rendered: None, body_omitted: false, permit });
     }
 
     fn prepare(&mut self, prepare: &request::Prepare<'_>, envelope: Envelope, out: &mut Vec<u8>) {
@@ -881,60 +1041,6 @@ impl<F: FnMut() -> Now> Work<'_, '_, F> {
             let message = "the handle exceeds the protocol's maxima";
             encode_error(&ErrorAnswer::new(Code::Internal, message), envelope, out);
         }
-    }
-
-    fn set(
-        &mut self,
-        op: Op,
-        set: &request::Set<'_>,
-        envelope: Envelope,
-        out: &mut Vec<u8>,
-    ) -> Result<(), Wrong> {
-        allowed(op)?;
-        let loaded = self.loaded;
-        let handle = handle_of(loaded, set.handle, set.layout)?;
-        let resolved = with_values(&set.values, handle.slots().len(), |values| {
-            self.desk.resolve(self.pinned, handle, &policy::Request { values, costs: &[] })
-        })
-        .map_err(|error| Wrong::Problem(set.handle, Problem::Resolve(error)))?;
-        let charges: Vec<Charge> = self.desk.charges[resolved.charges()]
-            .iter()
-            .zip(&self.desk.limits[resolved.limits()])
-            .filter(|(_, index)| set.limit.is_none_or(|limit| limit == **index))
-            .map(|(charge, _)| *charge)
-            .collect();
-        self.desk.clear();
-        let problem = |refusal| Wrong::Problem(set.handle, Problem::Refused(refusal));
-        self.set_charges(op, &charges, set.used, envelope, out).map_err(problem)
-    }
-
-    fn set_inline(
-        &mut self,
-        op: Op,
-        set: &request::SetInline<'_>,
-        envelope: Envelope,
-        out: &mut Vec<u8>,
-    ) -> Result<(), Wrong> {
-        allowed(op)?;
-        let charge =
-            convert::charge(&self.desk.instance.inline, &set.limit).map_err(Wrong::Quota)?;
-        self.set_charges(op, &[charge], charge.cost, envelope, out).map_err(Wrong::Inline)
-    }
-
-    fn set_charges(
-        &mut self,
-        op: Op,
-        charges: &[Charge],
-        used: u64,
-        envelope: Envelope,
-        out: &mut Vec<u8>,
-    ) -> Result<(), Refusal> {
-        let readings = &mut self.desk.readings;
-        let (counters, now) =
-            self.pinned.amend(charges, Amend::Set(used), self.stamp, readings)?;
-        let witness = convert::witness(self.loaded.policy.version(), now);
-        SetAnswer { counters: counters as u32, witness }.encode(op, envelope, out);
-        Ok(())
     }
 }
 
@@ -1022,6 +1128,17 @@ impl Wrong {
             Self::Forbidden(capability) => {
                 let error = ErrorAnswer::new(Code::Forbidden, "the principal may not do this");
                 encode(&error.with_detail(Detail::Capability(capability)))
+            }
+            Self::Session(error) => acts::session_error(error, encode),
+            Self::TooManySessions => {
+                let message = "the server has all the sessions it takes, and none is idle";
+                encode(&ErrorAnswer::new(Code::Overloaded, message))
+            }
+            Self::TooManyTied => {
+                let message = "the connection has all the tied permits it may have";
+                let max = TIED_PERMITS_MAX as u64;
+                let detail = Detail::Range { field: "tied_permits", found: max + 1, min: 0, max };
+                encode(&ErrorAnswer::new(Code::Overloaded, message).with_detail(detail))
             }
             Self::DeadlineExceeded => {
                 let message = "the request's deadline passed before it was decided";

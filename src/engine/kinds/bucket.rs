@@ -7,6 +7,8 @@
 
 use crate::engine::time::{Nanos, Now};
 
+use crate::engine::mutant::{Mutant, planted};
+
 use super::{Cell, Fill, VALUE_BITS};
 
 /// Ticks in a nanosecond for every bucket in narrow form, whatever its rate: the TAT of a key then
@@ -82,7 +84,9 @@ impl Bucket {
     pub(crate) fn charge_narrow(&self, value: u64, cost: u64, now: Now) -> Option<u64> {
         let now_ticks = now.time.as_nanos() * NARROW_TICKS;
         let charged = value.max(now_ticks) + cost * self.emission;
-        (charged - now_ticks <= self.narrow_span).then_some(charged)
+        let span =
+            self.narrow_span + u64::from(planted(Mutant::BucketBurstPlusOne)) * self.emission;
+        (charged - now_ticks <= span).then_some(charged)
     }
 
     /// Whether every state of this bucket fits the narrow form.
@@ -155,7 +159,8 @@ impl Bucket {
 
     #[inline]
     pub(super) fn fits(&self, backlog: u128, cost: u64) -> bool {
-        cost <= self.burst && backlog <= self.ticks(self.burst - cost)
+        let burst = self.burst + u64::from(planted(Mutant::BucketBurstPlusOne));
+        cost <= burst && backlog <= self.ticks(burst - cost)
     }
 
     pub(super) fn remaining(&self, backlog: u128) -> u64 {
@@ -169,13 +174,19 @@ impl Bucket {
 
     /// The backlog after a charge that stops where the bucket is empty.
     pub(super) fn saturated(&self, backlog: u128, cost: u64) -> u128 {
-        let empty = self.ticks(self.burst);
+        let mut empty = self.ticks(self.burst);
+        if planted(Mutant::AlwaysIntoDebt) {
+            empty = u128::MAX;
+        }
         backlog.max(backlog.saturating_add(self.ticks(cost)).min(empty))
     }
 
     /// The backlog after units were added that nobody could refuse: debt, at most a burst of it.
     pub(super) fn indebted(&self, backlog: u128, units: u64) -> u128 {
-        let deepest = self.ticks(self.burst) * 2;
+        let mut deepest = self.ticks(self.burst) * 2;
+        if planted(Mutant::DebtUnbounded) {
+            deepest = u128::MAX;
+        }
         backlog.max(backlog.saturating_add(self.ticks(units)).min(deepest))
     }
 
@@ -194,6 +205,9 @@ impl Bucket {
     }
 
     fn nanos_ceil(&self, ticks: u128) -> Nanos {
+        if planted(Mutant::BucketWaitRoundedDown) {
+            return Nanos::new((ticks / u128::from(self.ticks_per_ns)) as u64);
+        }
         let nanos = match u64::try_from(ticks) {
             Ok(ticks) => ticks.div_ceil(self.ticks_per_ns),
             Err(_) => {

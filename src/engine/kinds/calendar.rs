@@ -6,6 +6,8 @@
 
 use crate::engine::time::{Nanos, Now, SECOND, UtcTime};
 
+use crate::engine::mutant::{Mutant, planted};
+
 use super::{Cell, Fill, VALUE_BITS};
 
 /// What a calendar window is: how long one may be at most.
@@ -83,8 +85,13 @@ impl Calendar {
     /// The window at `now`, by seconds.
     fn current(&self, now: Now) -> (u64, u64) {
         let Boundaries { opens_at, ends_at, next_ends_at } = self.at;
-        let (opens, ends) =
-            if now.utc < utc(ends_at) { (opens_at, ends_at) } else { (ends_at, next_ends_at) };
+        let (opens, ends) = if now.utc < utc(ends_at)
+            || planted(Mutant::CalendarEndsLate) && now.utc == utc(ends_at)
+        {
+            (opens_at, ends_at)
+        } else {
+            (ends_at, next_ends_at)
+        };
         (opens.into(), ends.into())
     }
 
@@ -93,7 +100,11 @@ impl Calendar {
     fn fill(&self, opened: u64, used: u64, now: Now) -> Fill {
         let (opens, ends) = self.current(now);
         let (opened, used, ends) = if opened <= opens {
-            (opens, if opened == opens { used } else { 0 }, ends)
+            (
+                opens,
+                if opened == opens || planted(Mutant::CalendarKeepsUsage) { used } else { 0 },
+                ends,
+            )
         } else if opened == u64::from(self.at.ends_at) {
             (opened, used, u64::from(self.at.next_ends_at))
         } else {

@@ -7,6 +7,8 @@
 use crate::engine::quota::Align;
 use crate::engine::time::{Nanos, Now};
 
+use crate::engine::mutant::{Mutant, planted};
+
 use super::{Cell, Fill, UNLIMITED, VALUE_BITS};
 
 /// Bits of the latest wall time that a narrow ordinal can name: the year 2116.
@@ -70,7 +72,8 @@ impl Fixed {
         }
         let ends_at = opened.saturating_add(self.window_ns);
         let now_ns = now.time.as_nanos();
-        if now_ns >= ends_at || used == 0 {
+        let early = u64::from(planted(Mutant::FixedEndsEarly));
+        if now_ns + early >= ends_at || used == 0 {
             return self.unopened(now);
         }
         Fill::Window { used, opened, ends_after: Nanos::new(ends_at - now_ns) }
@@ -79,8 +82,10 @@ impl Fixed {
     /// A clock that went back leaves the latest window open, so no window is charged twice over.
     fn fill_clock(&self, ordinal: u64, used: u64, now: Now) -> Fill {
         let utc_ns = now.utc.as_nanos();
-        let current = utc_ns / self.window_ns;
-        let (opened, used) = if ordinal < current { (current, 0) } else { (ordinal, used) };
+        let current = (utc_ns + u64::from(planted(Mutant::FixedEndsEarly))) / self.window_ns;
+        let forgets = planted(Mutant::FixedForgetsOnClockBack) && ordinal != current;
+        let over = ordinal < current || forgets;
+        let (opened, used) = if over { (current, 0) } else { (ordinal, used) };
         let ends_at = (opened + 1).saturating_mul(self.window_ns);
         Fill::Window { used, opened, ends_after: Nanos::new(ends_at - utc_ns) }
     }

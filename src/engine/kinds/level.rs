@@ -1,6 +1,8 @@
 //! Level: an amount that is held now. It moves up and down and is never reset; a charge never
 //! takes it above Q, giving back never below zero.
 
+use crate::engine::mutant::{Mutant, planted};
+
 use super::UNLIMITED;
 
 /// A level's numbers.
@@ -22,6 +24,7 @@ impl Level {
 
     #[inline]
     pub(super) fn fits(&self, used: u64, cost: u64) -> bool {
-        self.units == UNLIMITED || used.saturating_add(cost) <= self.units
+        let more = u64::from(planted(Mutant::LevelPlusOne));
+        self.units == UNLIMITED || used.saturating_add(cost) <= self.units + more
     }
 }

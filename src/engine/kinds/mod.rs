@@ -17,17 +17,18 @@ mod level;
 mod sliding;
 
 pub use bucket::Bucket;
-pub(crate) use bucket::NARROW_HORIZON;
 pub(in crate::engine) use bucket::GENERATION_BITS;
+pub(crate) use bucket::NARROW_HORIZON;
 pub use calendar::{Boundaries, Calendar, Period};
 pub use cap::Cap;
 pub use concurrent::Concurrent;
 pub use fixed::Fixed;
 pub use level::Level;
-pub(crate) use sliding::{Ring, SUBS};
 pub use sliding::Sliding;
+pub(crate) use sliding::{Ring, SUBS};
 
 use super::command::Amend;
+use super::mutant::{Mutant, planted};
 use super::quota::Quota;
 use super::time::{Nanos, Now};
 
@@ -188,7 +189,7 @@ impl Quota {
                 concurrent.fits(held, cost)
             }
             (Self::Level(level), Fill::Level { used }) => level.fits(used, cost),
-            (Self::Cap(cap), _) => cost <= cap.units(),
+            (Self::Cap(cap), _) => cost <= cap.units() + u64::from(planted(Mutant::CapPlusOne)),
             (Self::Unlimited(_), _) => true,
             (_, Fill::Window { used, .. } | Fill::Sliding { used, .. }) => {
                 let units = self.limit();
@@ -212,7 +213,7 @@ impl Quota {
     /// The fill after a charge of `cost` that stops where nothing is left: what `charge = "always"`
     /// takes from a request that is denied. It never makes debt, and leaves debt that is there.
     pub(crate) fn saturated(&self, fill: Fill, cost: u64) -> Fill {
-        let full = self.limit();
+        let full = if planted(Mutant::AlwaysIntoDebt) { UNLIMITED } else { self.limit() };
         match (self, fill) {
             (Self::Bucket(bucket), Fill::Bucket { backlog }) => {
                 Fill::Bucket { backlog: bucket.saturated(backlog, cost) }
@@ -225,7 +226,8 @@ impl Quota {
     /// back to fresh; an amendment is never refused.
     pub(crate) fn amended(&self, fill: Fill, amend: Amend) -> Fill {
         let full = self.limit();
-        let deepest = full.saturating_mul(2);
+        let deepest =
+            if planted(Mutant::DebtUnbounded) { UNLIMITED } else { full.saturating_mul(2) };
         match (self, fill, amend) {
             (Self::Bucket(bucket), Fill::Bucket { backlog }, Amend::Add(units)) => {
                 Fill::Bucket { backlog: bucket.indebted(backlog, units) }
@@ -238,6 +240,11 @@ impl Quota {
             }
             (_, _, Amend::Add(units)) => {
                 self.with_more(fill, |used| used.max(used.saturating_add(units).min(deepest)))
+            }
+            (Self::Level(_), Fill::Level { used }, Amend::GiveBack(units))
+                if planted(Mutant::LevelBelowZero) && units > used =>
+            {
+                Fill::Level { used: 1 }
             }
             (_, _, Amend::GiveBack(units)) => {
                 self.with_more(fill, |used| used.saturating_sub(units))

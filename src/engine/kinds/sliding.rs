@@ -8,6 +8,8 @@
 
 use crate::engine::time::{Nanos, Now};
 
+use crate::engine::mutant::{Mutant, planted};
+
 use super::Fill;
 
 /// Sub-windows that count at one moment: the current one and those behind it that may still
@@ -44,11 +46,6 @@ impl Sliding {
     pub const fn window(&self) -> Nanos {
         Nanos::new(self.window_ns)
     }
-
-    /// The length of a sub-window in nanoseconds.
-    pub(in crate::engine) const fn sub_ns(&self) -> u64 {
-        self.sub_ns
-    }
 }
 
 /// What a counter holds: the units charged in each sub-window that may still count.
@@ -78,7 +75,8 @@ impl Ring {
             return;
         }
         let gone = (current - self.newest).min(SUBS as u64);
-        for ordinal in self.newest + 1..=self.newest + gone {
+        let early = u64::from(planted(Mutant::SlidingLapsesEarly));
+        for ordinal in self.newest + 1..=self.newest + gone + early {
             let count = &mut self.counts[(ordinal % SUBS as u64) as usize];
             self.total -= *count;
             *count = 0;
@@ -98,6 +96,15 @@ impl Ring {
     pub(crate) fn give_back(&mut self, units: u64) {
         let mut left = units.min(self.total);
         self.total -= left;
+        if planted(Mutant::SlidingGivesBackNewest) {
+            for step in 0..SUBS as u64 {
+                let count =
+                    &mut self.counts[((self.newest + SUBS as u64 - step) % SUBS as u64) as usize];
+                let given = left.min(*count);
+                *count -= given;
+                left -= given;
+            }
+        }
         for place in self.oldest_first() {
             let given = left.min(self.counts[place]);
             self.counts[place] -= given;
@@ -123,7 +130,8 @@ impl Ring {
                 // The sub-window that is `step` after the oldest stops counting when the one
                 // `SUBS` after it begins.
                 let begins = (self.newest + 1 + step as u64).saturating_mul(self.sub_ns);
-                return Nanos::new(begins.saturating_sub(now.time.as_nanos()));
+                let early = u64::from(planted(Mutant::SlidingWaitShort));
+                return Nanos::new(begins.saturating_sub(now.time.as_nanos() + early));
             }
         }
         Nanos::ZERO

@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 use crate::engine::command::{Amend, CHARGES_MAX, Charge, ChargeOn, LimitId};
 use crate::engine::decision::{Decision, Reading, Refusal, Verdict, binding};
 use crate::engine::kinds::{Fill, Form, NARROW_HORIZON};
+use crate::engine::mutant::{Mutant, planted};
 use crate::engine::permit::Permit;
 use crate::engine::quota::Quota;
 use crate::engine::sync::Backoff;
@@ -110,11 +111,16 @@ impl Pinned<'_> {
             readings.push(self.check_one(charge, stamp)?);
             return Ok(decision(readings, stamp.now(), None));
         }
+        #[cfg(test)]
+        if planted(Mutant::UndoBySubtraction) {
+            return self.check_provisionally(charges, stamp, readings);
+        }
         // A limit that refuses now refuses the check, whatever the others say, so most denials
         // need no hold and leave no trace, unless some limit is charged for them.
         let seen = self.peek(charges, stamp, readings)?;
         let always = charges.iter().any(|charge| charge.on == ChargeOn::Always);
-        if charges.is_empty() || (seen.verdict == Verdict::Deny && !always) {
+        let charges_denied = always || planted(Mutant::ChargeOnDenial);
+        if charges.is_empty() || (seen.verdict == Verdict::Deny && !charges_denied) {
             return Ok(seen);
         }
         self.help_moves(charges);
@@ -123,6 +129,29 @@ impl Pinned<'_> {
         readings.clear();
         readings.extend(decided.into_iter().flatten());
         Ok(decision(readings, stamp.now(), permit))
+    }
+
+    /// How not to do it, see [`Mutant::UndoBySubtraction`].
+    #[cfg(test)]
+    fn check_provisionally<F: FnMut() -> Now>(
+        &self,
+        charges: &[Charge],
+        stamp: &mut Stamp<F>,
+        readings: &mut Vec<Reading>,
+    ) -> Result<Decision, Refusal> {
+        for (place, charge) in charges.iter().enumerate() {
+            stamp.renew();
+            let reading = self.check_one(charge, stamp)?;
+            readings.push(reading);
+            if !reading.passes() {
+                stamp.renew();
+                for undone in &charges[..place] {
+                    self.amend(&[*undone], Amend::GiveBack(undone.cost), stamp, &mut Vec::new())?;
+                }
+                break;
+            }
+        }
+        Ok(decision(readings, stamp.now(), None))
     }
 
     /// One step of the growth of every shard that these charges go to. No counter may be held.
@@ -354,14 +383,16 @@ impl Pinned<'_> {
             };
             for index in 0..held.len() {
                 let cost = held.costs[index];
-                let fill = match (allow, held.charge(index).on) {
+                let fill = match (allow && fits[index], held.charge(index).on) {
                     _ if cost == 0 => continue,
-                    (true, _) if !fits[index] => continue,
                     (true, _) => match &mut grant {
                         Some(grant) if held.gives(index, true) => held.grant(index, grant),
                         _ => held.change(index, Change::Charge(cost)),
                     },
                     (false, ChargeOn::Always) => held.change(index, Change::Saturate(cost)),
+                    (false, ChargeOn::Allow) if planted(Mutant::ChargeOnDenial) && fits[index] => {
+                        held.change(index, Change::Charge(cost))
+                    }
                     (false, ChargeOn::Allow) => continue,
                 };
                 held.note(readings, index, fill, fits[index]);
@@ -515,6 +546,9 @@ fn cost_on_key(charges: &[Charge], of: &Charge) -> Result<u64, Refusal> {
     for charge in charges.iter().filter(same) {
         if charge.quota != of.quota || charge.effect != of.effect || charge.on != of.on {
             return Err(Refusal::UnlikeQuotas);
+        }
+        if planted(Mutant::SecondCostForgotten) {
+            return Ok(charge.cost);
         }
         cost = cost.saturating_add(charge.cost);
     }

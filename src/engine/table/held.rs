@@ -4,6 +4,7 @@ use crate::engine::command::{Amend, Charge, LimitId};
 use crate::engine::decision::Refusal;
 use crate::engine::key::Key;
 use crate::engine::kinds::{Fill, Form, Ring};
+use crate::engine::mutant::{Mutant, planted};
 use crate::engine::quota::Quota;
 use crate::engine::sync::Backoff;
 use crate::engine::time::Now;
@@ -104,7 +105,10 @@ impl Pinned<'_> {
     pub(super) fn settle(&self, hold: &mut Held<'_>, charge: &Charge, now: Now) {
         match &charge.quota {
             Quota::Bucket(bucket) if !hold.payload.is_fresh() => {
-                if hold.slot.meta().generation() != bucket.generation() {
+                let other = hold.slot.meta().generation() != bucket.generation();
+                if (other && !planted(Mutant::ConversionForgotten))
+                    || planted(Mutant::CheckClampsDebt)
+                {
                     let fill = self.numbers(hold.payload, &charge.quota, now);
                     let converted = charge.quota.converted(fill);
                     if converted != fill {
@@ -211,7 +215,9 @@ impl Pinned<'_> {
     }
 
     fn ring(&self, hold: &Held<'_>, quota: &Quota) -> Ring {
-        let Quota::Sliding(sliding) = quota else { unreachable!("only sliding windows have rings") };
+        let Quota::Sliding(sliding) = quota else {
+            unreachable!("only sliding windows have rings")
+        };
         match hold.payload.ring_id() {
             Some(id) => self.table.rings.read(id),
             None => Ring::fresh(sliding),
@@ -258,11 +264,12 @@ impl Pinned<'_> {
 
 /// The same changes as [`Quota::charged`], [`Quota::saturated`] and [`Quota::amended`] make.
 fn change_ring(ring: &mut Ring, units: u64, change: Change) {
-    let deepest = units.saturating_mul(2);
+    let deepest = if planted(Mutant::DebtUnbounded) { u64::MAX } else { units.saturating_mul(2) };
     let room = |most: u64| most.saturating_sub(ring.total);
     match change {
         Change::None => {}
         Change::Charge(cost) => ring.charge(cost),
+        Change::Saturate(cost) if planted(Mutant::AlwaysIntoDebt) => ring.charge(cost),
         Change::Saturate(cost) => ring.charge(cost.min(room(units))),
         Change::Amend(Amend::Add(more)) => ring.charge(more.min(room(deepest))),
         Change::Amend(Amend::GiveBack(less)) => ring.give_back(less),

@@ -9,15 +9,16 @@ use crate::engine::command::LimitId;
 use crate::engine::decision::Refusal;
 use crate::engine::key::Key;
 use crate::engine::kinds::{Cell, Concurrent, Fill};
+use crate::engine::mutant::{Mutant, planted};
 use crate::engine::permit::{Permit, PermitId, Serial};
 use crate::engine::quota::{QuotaError, check_lease};
 use crate::engine::sync::Ordering;
 use crate::engine::time::{Nanos, Now};
 
 use super::held::Held;
+use super::shard::Place;
 use super::shares::{Link, Share};
 use super::slot::{Meta, Payload, State, Word};
-use super::shard::Place;
 use super::{Pinned, Stamp};
 
 /// The permits of one counter.
@@ -43,8 +44,8 @@ impl Heap {
     }
 
     pub(super) fn fill(self, pinned: &Pinned<'_>, now: Now) -> Fill {
-        let lapses_after = (!self.is_empty())
-            .then(|| pinned.table.shares.lapses_at(self.top).since(now.time));
+        let lapses_after =
+            (!self.is_empty()).then(|| pinned.table.shares.lapses_at(self.top).since(now.time));
         Fill::Permits { held: self.held, lapses_after }
     }
 }
@@ -70,6 +71,9 @@ impl<'t> Pinned<'t> {
         self.for_each_share(id, stamp, |hold, heap, link, _| {
             units += self.table.shares.share(link).units;
             self.remove(heap, link);
+            if planted(Mutant::ReleaseFreesMore) {
+                heap.held = heap.held.saturating_sub(1);
+            }
             self.put_heap(hold, *heap);
         });
         units
@@ -98,6 +102,15 @@ impl<'t> Pinned<'t> {
         Ok(first)
     }
 
+    /// Whether a permit may still hold something. Does not look whether it has lapsed.
+    pub fn may_hold(&self, id: PermitId) -> bool {
+        let permits = &self.table.permits;
+        permits.serial(id).is_some_and(|serial| {
+            let shares = 0..serial.shares();
+            shares.map(|share| permits.key(serial, share)).any(|key| self.find_share(key).is_some())
+        })
+    }
+
     /// Holds the counter of each share that has not lapsed, one after the other.
     fn for_each_share<F: FnMut() -> Now>(
         &self,
@@ -120,7 +133,7 @@ impl<'t> Pinned<'t> {
                     && self.table.shares.counter(link) == counter
                     && self.find_share(share) == Some(link);
                 if is_ours {
-                    if self.lapse(&mut heap, now) {
+                    if !planted(Mutant::RenewAfterLapse) && self.lapse(&mut heap, now) {
                         self.put_heap(&mut hold, heap);
                     }
                     if self.find_share(share) == Some(link) {
@@ -200,7 +213,8 @@ impl<'t> Pinned<'t> {
     /// the counter.
     pub(super) fn lapse(&self, heap: &mut Heap, now: Now) -> bool {
         let before = *heap;
-        while !heap.is_empty() && self.table.shares.lapses_at(heap.top) <= now.time {
+        let early = Nanos::new(planted(Mutant::PermitLapsesEarly).into());
+        while !heap.is_empty() && self.table.shares.lapses_at(heap.top) <= now.time.after(early) {
             self.remove(heap, heap.top);
         }
         *heap != before

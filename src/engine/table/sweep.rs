@@ -1,9 +1,10 @@
 //! Sweeping: counters that equal fresh ones make room. No decision ever depends on it.
 
 use crate::engine::kinds::{Bucket, Calendar, Fixed};
+use crate::engine::mutant::{Mutant, planted};
 use crate::engine::quota::Kind;
 use crate::engine::sync::Ordering;
-use crate::engine::time::Now;
+use crate::engine::time::{Nanos, Now, SECOND};
 
 use super::held::Held;
 use super::probe;
@@ -34,6 +35,8 @@ impl Table {
     /// `now` must not be later than the moment of any check still to be decided: the shell passes
     /// one that lies behind by more than a batch can take.
     pub fn sweep(&self, cursor: &mut SweepCursor, now: Now, slots_max: usize) -> Swept {
+        let early = Nanos::new(u64::from(planted(Mutant::SweepEarly)) * SECOND);
+        let now = now.after(early);
         let pinned = self.pin();
         let guard = &pinned.guard;
         let shard = &self.shards[cursor.shard % self.shards.len()];
@@ -64,7 +67,8 @@ impl Table {
         // A permit's share goes with its counter.
         let Holds::Counter(kind) = meta.holds() else { return false };
         if !payload.is_wide() {
-            let swept = self.narrow_is_fresh(kind, meta, payload, now) && slot.swap(word, Word::DEAD);
+            let swept =
+                self.narrow_is_fresh(kind, meta, payload, now) && slot.swap(word, Word::DEAD);
             if swept {
                 self.uncount(shard, meta.limit());
             }

@@ -7,10 +7,11 @@ use proptest::prelude::*;
 use tollkeeper_protocol::codec::{List, Sparse};
 use tollkeeper_protocol::limits::{ANSWER_BYTES_MAX, HEADER_BYTES, TERSE_BYTES};
 use tollkeeper_protocol::request::{
-    BatchRequest, CheckInline, Hello, InlineLimit, InlineQuota, Intent, Ping, Prepare, Set,
+    Adjust, AdjustInline, BatchRequest, CheckInline, Hello, InlineLimit, InlineQuota, Intent, Ping,
+    Prepare, Release, Renew, Reply, Set,
 };
 use tollkeeper_protocol::status::Align;
-use tollkeeper_protocol::{Decision, Response};
+use tollkeeper_protocol::{Decision, PermitId, Response};
 
 use super::*;
 use crate::clock::Clock;
@@ -86,12 +87,12 @@ impl Side {
                 &mut out,
             );
             assert!(progress.consumed <= self.unread.len());
-            assert!(progress.frames <= IN_FLIGHT_MAX);
+            assert!(progress.answers <= IN_FLIGHT_MAX);
             assert!(out.len() <= OUT_BYTES_MAX, "{} bytes", out.len());
             assert!(!progress.more || progress.consumed > 0, "no progress");
             self.unread.drain(..progress.consumed);
             self.out.append(&mut out);
-            self.frames += progress.frames;
+            self.frames += progress.answers;
             self.closed |= progress.closes;
             more = progress.more && !self.closed;
         }
@@ -143,6 +144,12 @@ enum Ask {
     Prepare(bool),
     Check(Intent, Form, usize, Option<u64>, Option<u64>, Vec<Option<Vec<u8>>>),
     Set(usize, u64, Vec<Option<Vec<u8>>>),
+    Adjust(usize, i64, bool, Vec<Option<Vec<u8>>>),
+    AdjustInline(i64, u8, u8),
+    /// Of a permit that nobody has; to be answered or not.
+    Release(bool),
+    Renew(bool),
+    Session,
     Inline(Intent, bool, Vec<(u64, u8, u8)>),
     Batch(Vec<Ask>),
 }
@@ -167,8 +174,12 @@ fn single() -> impl Strategy<Value = Ask> {
                 Ask::Check(intent, form, api, cost, deadline, values)
             }
         ),
-        (intent(), any::<bool>(), vec((0..4u64, 0..3u8, 0..3u8), 1..4))
+        (intent(), any::<bool>(), vec((0..4u64, 0..7u8, 0..3u8), 1..4))
             .prop_map(|(intent, numbers, limits)| Ask::Inline(intent, numbers, limits)),
+        (-4..4i64, 0..7u8, 0..3u8)
+            .prop_map(|(units, kind, key)| Ask::AdjustInline(units, kind, key)),
+        Just(Ask::Release(true)),
+        Just(Ask::Renew(true)),
     ]
 }
 
@@ -177,7 +188,13 @@ fn ask() -> impl Strategy<Value = Ask> {
     prop_oneof![
         1 => vec(any::<u8>(), 0..64).prop_map(Ask::Ping),
         1 => any::<bool>().prop_map(Ask::Prepare),
-        1 => (0..2usize, 0..6u64, values).prop_map(|(api, used, values)| Ask::Set(api, used, values)),
+        1 => (0..2usize, 0..6u64, values.clone())
+            .prop_map(|(api, used, values)| Ask::Set(api, used, values)),
+        1 => (0..2usize, -6..6i64, any::<bool>(), values)
+            .prop_map(|(api, units, reply, values)| Ask::Adjust(api, units, reply, values)),
+        1 => any::<bool>().prop_map(Ask::Release),
+        1 => any::<bool>().prop_map(Ask::Renew),
+        1 => Just(Ask::Session),
         1 => vec(single(), 1..6).prop_map(Ask::Batch),
         6 => single(),
     ]
@@ -203,6 +220,7 @@ fn with_request(instance: &Instance, ask: &Ask, take: impl FnOnce(&Request<'_>))
             take(&Request::Check(Check {
                 intent: *intent,
                 form: *form,
+                tied: false,
                 handle: handle.number(),
                 layout: handle.layout(),
                 deadline_nanos: *deadline_nanos,
@@ -218,33 +236,81 @@ fn with_request(instance: &Instance, ask: &Ask, take: impl FnOnce(&Request<'_>))
                 layout: handle.layout(),
                 used: *used,
                 limit: None,
+                id: None,
+                reply: Reply::Wanted,
                 values: Sparse::from(&values[..]),
             }));
         }
+        Ask::Adjust(api, units, wanted, values) => {
+            let (handle, values) = (handle(*api), borrow(values, *api));
+            let values: Vec<Option<&[u8]>> = values.iter().map(Option::as_deref).collect();
+            take(&Request::Adjust(Adjust {
+                handle: handle.number(),
+                layout: handle.layout(),
+                units: *units,
+                limit: None,
+                id: None,
+                reply: reply(*wanted),
+                values: Sparse::from(&values[..]),
+            }));
+        }
+        Ask::AdjustInline(units, kind, key) => {
+            let key = [*key];
+            let limit = InlineLimit { cost: 0, quota: inline_quota(*kind), key: &key };
+            take(&Request::AdjustInline(AdjustInline {
+                units: *units,
+                id: None,
+                reply: Reply::Wanted,
+                limit,
+            }));
+        }
+        Ask::Release(wanted) => {
+            let permit = PermitId([7; 16]);
+            take(&Request::Release(Release { permit, reply: reply(*wanted) }));
+        }
+        Ask::Renew(wanted) => {
+            let permit = PermitId([7; 16]);
+            take(&Request::Renew(Renew { permit, lease_nanos: None, reply: reply(*wanted) }));
+        }
+        Ask::Session => take(&Request::Session),
         Ask::Inline(intent, numbers, limits) => {
             let keys: Vec<[u8; 1]> = limits.iter().map(|(_, _, key)| [*key]).collect();
             let limits: Vec<_> = limits
                 .iter()
                 .zip(&keys)
-                .map(|((cost, kind, _), key)| {
-                    let (units, window_nanos) = (3, 60_000_000_000);
-                    let quota = match kind {
-                        0 => InlineQuota::Bucket { units, window_nanos, burst: 5 },
-                        1 => InlineQuota::Fixed { units, window_nanos, align: Align::Clock },
-                        _ => InlineQuota::Fixed { units, window_nanos, align: Align::First },
-                    };
-                    InlineLimit { cost: *cost, quota, key }
+                .map(|((cost, kind, _), key)| InlineLimit {
+                    cost: *cost,
+                    quota: inline_quota(*kind),
+                    key,
                 })
                 .collect();
             take(&Request::CheckInline(CheckInline {
                 intent: *intent,
                 form: Form { numbers: *numbers, rendered: false },
+                tied: false,
                 deadline_nanos: None,
                 limits: List::from(&limits[..]),
             }));
         }
         Ask::Batch(_) => {}
     }
+}
+
+fn inline_quota(kind: u8) -> InlineQuota {
+    let (units, window_nanos) = (3, 60_000_000_000);
+    match kind {
+        0 => InlineQuota::Bucket { units, window_nanos, burst: 5 },
+        1 => InlineQuota::Fixed { units, window_nanos, align: Align::Clock },
+        2 => InlineQuota::Fixed { units, window_nanos, align: Align::First },
+        3 => InlineQuota::Sliding { units, window_nanos },
+        4 => InlineQuota::Concurrent { units, lease_nanos: window_nanos },
+        5 => InlineQuota::Level { units },
+        _ => InlineQuota::Cap { units },
+    }
+}
+
+fn reply(wanted: bool) -> Reply {
+    if wanted { Reply::Wanted } else { Reply::None }
 }
 
 /// A stream of valid frames, HELLO first.
@@ -342,7 +408,10 @@ proptest! {
         cut_at(&input, &cuts).into_iter().for_each(|piece| pieces.receive(piece));
         whole.assert_answers();
         prop_assert!(!whole.closed && whole.unread.is_empty());
-        prop_assert_eq!(whole.frames, asks.len() + 1);
+        let quiet = |ask: &&Ask| {
+            matches!(ask, Ask::Adjust(_, _, false, _) | Ask::Release(false) | Ask::Renew(false))
+        };
+        prop_assert_eq!(whole.frames, asks.len() + 1 - asks.iter().filter(quiet).count());
         prop_assert!(whole.out == pieces.out, "the answers differ");
     }
 }

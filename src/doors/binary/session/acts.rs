@@ -1,0 +1,215 @@
+//! Acts: requests that decide nothing. Permits are given back and kept longer, counters amended,
+//! sessions opened.
+
+use std::sync::PoisonError;
+
+use tollkeeper_protocol::request::{self, Release, Renew, Request};
+use tollkeeper_protocol::response::{
+    BatchResponse, ErrorAnswer, ReleaseAnswer, RenewAnswer, SessionAnswer, SetAnswer,
+};
+use tollkeeper_protocol::status::Code;
+use tollkeeper_protocol::{Envelope, Message, Op, RequestId};
+
+use crate::doors::Problem;
+use crate::engine::command::{Amend, Charge};
+use crate::engine::permit::PermitId;
+use crate::engine::session::{self, Full, SessionError};
+use crate::engine::time::{Nanos, Now};
+use crate::policy::{self, Handle};
+
+use super::{Work, Wrong, allowed, convert, handle_of, with_values};
+
+/// What an act is answered.
+pub(super) enum Done {
+    Amended(SetAnswer),
+    Released(ReleaseAnswer),
+    Renewed(RenewAnswer),
+    Opened(SessionAnswer),
+}
+
+impl Done {
+    /// Appends the answer to a frame.
+    pub(super) fn encode(&self, op: Op, envelope: Envelope, out: &mut Vec<u8>) {
+        match self {
+            Self::Amended(answer) => answer.encode(op, envelope, out),
+            Self::Released(answer) => answer.encode(envelope, out),
+            Self::Renewed(answer) => answer.encode(envelope, out),
+            Self::Opened(answer) => answer.encode(envelope, out),
+        }
+    }
+
+    /// Appends the answer to an item of a batch.
+    pub(super) fn push(&self, op: Op, response: &mut BatchResponse<'_>) {
+        match self {
+            Self::Amended(answer) => response.set(op, answer),
+            Self::Released(answer) => response.release(answer),
+            Self::Renewed(answer) => response.renew(answer),
+            Self::Opened(_) => {
+                let message = "a session is no item of a batch";
+                response.error(&ErrorAnswer::new(Code::Internal, message));
+            }
+        }
+    }
+}
+
+/// Whether an op is an act.
+pub(super) fn is_act(op: Op) -> bool {
+    let acts = [Op::SET, Op::SET_INLINE, Op::ADJUST, Op::ADJUST_INLINE, Op::RELEASE, Op::RENEW];
+    acts.contains(&op) || op == Op::SESSION
+}
+
+/// What a request wants amended, by a handle.
+struct Wanted<'m> {
+    handle: u32,
+    layout: u64,
+    values: tollkeeper_protocol::codec::Sparse<'m>,
+    limit: Option<u16>,
+}
+
+impl<F: FnMut() -> Now> Work<'_, '_, F> {
+    /// Does what a message asks for, and says what came of it.
+    pub(super) fn act(
+        &mut self,
+        message: &Message<'_>,
+        request: &Request<'_>,
+    ) -> Result<Done, Wrong> {
+        allowed(message.op)?;
+        match *request {
+            Request::Set(set) => {
+                let request::Set { handle, layout, values, limit, used, id, .. } = set;
+                let wanted = Wanted { handle, layout, values, limit };
+                self.amend(&wanted, Amend::Set(used), id)
+            }
+            Request::Adjust(adjust) => {
+                let request::Adjust { handle, layout, values, limit, units, id, .. } = adjust;
+                let wanted = Wanted { handle, layout, values, limit };
+                self.amend(&wanted, convert::amend(units), id)
+            }
+            Request::SetInline(set) => {
+                let charge = convert::charge(&self.desk.instance.inline, &set.limit);
+                let charge = charge.map_err(Wrong::Quota)?;
+                self.amend_charges(&[charge], Amend::Set(charge.cost), set.id, Wrong::Inline)
+            }
+            Request::AdjustInline(adjust) => {
+                let charge = convert::charge(&self.desk.instance.inline, &adjust.limit);
+                let charge = charge.map_err(Wrong::Quota)?;
+                let amend = convert::amend(adjust.units);
+                self.amend_charges(&[charge], amend, adjust.id, Wrong::Inline)
+            }
+            Request::Release(Release { permit, .. }) => Ok(self.release(PermitId(permit.0))),
+            Request::Renew(Renew { permit, lease_nanos, .. }) => {
+                self.renew(PermitId(permit.0), lease_nanos.map(Nanos::new))
+            }
+            Request::Session => self.open_session(),
+            _ => Err(Wrong::Decode(message.unsupported_op())),
+        }
+    }
+
+    fn release(&mut self, permit: PermitId) -> Done {
+        let units = self.pinned.release(permit, self.stamp);
+        self.tied.retain(|tied| *tied != permit);
+        Done::Released(ReleaseAnswer { units, witness: self.witness() })
+    }
+
+    fn renew(&mut self, permit: PermitId, lease: Option<Nanos>) -> Result<Done, Wrong> {
+        let renewed = self.pinned.renew(permit, lease, self.stamp).map_err(Wrong::Quota)?;
+        let expires_nanos = renewed.map(Nanos::get);
+        Ok(Done::Renewed(RenewAnswer { expires_nanos, witness: self.witness() }))
+    }
+
+    fn amend(
+        &mut self,
+        wanted: &Wanted<'_>,
+        amend: Amend,
+        id: Option<RequestId>,
+    ) -> Result<Done, Wrong> {
+        let Wanted { handle: number, layout, values, limit } = *wanted;
+        let handle: &Handle = handle_of(self.loaded, number, layout)?;
+        let resolved = with_values(&values, handle.slots().len(), |values| {
+            self.desk.resolve(self.pinned, handle, &policy::Request { values, costs: &[] })
+        })
+        .map_err(|error| Wrong::Problem(number, Problem::Resolve(error)))?;
+        let charges: Vec<Charge> = self.desk.charges[resolved.charges()]
+            .iter()
+            .zip(&self.desk.limits[resolved.limits()])
+            .filter(|(_, index)| limit.is_none_or(|limit| limit == **index))
+            .map(|(charge, _)| *charge)
+            .collect();
+        let wrong = |refusal| Wrong::Problem(number, Problem::Refused(refusal));
+        self.amend_charges(&charges, amend, id, wrong)
+    }
+
+    /// Amends, once for each request id. The sessions stay locked meanwhile, so that the same
+    /// request on another connection waits for this one.
+    fn amend_charges(
+        &mut self,
+        charges: &[Charge],
+        amend: Amend,
+        id: Option<RequestId>,
+        wrong: impl Fn(crate::engine::decision::Refusal) -> Wrong,
+    ) -> Result<Done, Wrong> {
+        let instance = std::sync::Arc::clone(&self.desk.instance);
+        let now = self.stamp.now();
+        let mut sessions = None;
+        let id = id.map(|RequestId { session, sequence }| session::RequestId { session, sequence });
+        if let Some(id) = id {
+            let mut locked = instance.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+            if locked.is_done(id, now.time).map_err(Wrong::Session)? {
+                let counters = charges.len() as u32;
+                return Ok(Done::Amended(SetAnswer { counters, witness: self.witness() }));
+            }
+            sessions = Some((locked, id));
+        }
+        let readings = &mut self.desk.readings;
+        let (counters, _) =
+            self.pinned.amend(charges, amend, self.stamp, readings).map_err(wrong)?;
+        if let Some((mut sessions, id)) = sessions {
+            sessions.mark_done(id);
+        }
+        Ok(Done::Amended(SetAnswer { counters: counters as u32, witness: self.witness() }))
+    }
+
+    fn open_session(&mut self) -> Result<Done, Wrong> {
+        let mut sessions =
+            self.desk.instance.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        let session =
+            sessions.open(self.stamp.now().time).map_err(|Full| Wrong::TooManySessions)?;
+        let (window, idle_nanos) = (session::WINDOW as u32, session::IDLE.get());
+        Ok(Done::Opened(SessionAnswer { session, window, idle_nanos }))
+    }
+
+    fn witness(&self) -> tollkeeper_protocol::response::Witness {
+        convert::witness(self.loaded.policy.version(), self.stamp.now())
+    }
+
+    /// Does an act that came in a frame, and answers it.
+    pub(super) fn act_in_frame(
+        &mut self,
+        message: &Message<'_>,
+        request: &Request<'_>,
+        envelope: Envelope,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Wrong> {
+        let done = self.act(message, request);
+        self.desk.clear();
+        done?.encode(message.op, envelope, out);
+        Ok(())
+    }
+}
+
+/// The error of a request id.
+pub(super) fn session_error<R>(
+    error: SessionError,
+    encode: impl FnOnce(&ErrorAnswer<'_>) -> R,
+) -> R {
+    match error {
+        SessionError::Unknown => {
+            let message = "there is no such session, or it was idle for too long";
+            encode(&ErrorAnswer::new(Code::UnknownSession, message))
+        }
+        SessionError::Stale { lowest } => {
+            let message = format!("the lowest sequence that can still be told is {lowest}");
+            encode(&ErrorAnswer::new(Code::StaleSequence, &message))
+        }
+    }
+}
