@@ -4,6 +4,7 @@ use crate::engine::kinds::{Boundaries, Period};
 use crate::engine::time::{SECOND, UtcTime};
 
 use super::facts::Facts;
+use super::fingerprint::Fingerprint;
 use super::moment::{self, Anchor, Zone};
 
 /// The windows of a calendar limit.
@@ -42,12 +43,15 @@ impl<T> Said<T> {
 }
 
 /// Windows that one thread found last, so that a check inside the same window does no calendar
-/// arithmetic.
+/// arithmetic. Each has one place, by a hash; of two that share it the later one is kept.
 #[derive(Clone, Debug, Default)]
 pub(super) struct CalendarCache {
-    found: Vec<Found>,
-    oldest: usize,
+    /// Empty, or [`PLACES`] of them.
+    found: Vec<Option<Found>>,
 }
+
+/// Windows that a cache has place for: those of some zones and all days of a month.
+const PLACES: usize = 256;
 
 #[derive(Clone, Debug)]
 struct Found {
@@ -57,8 +61,29 @@ struct Found {
     at: Boundaries,
 }
 
-/// Windows that a cache holds.
-const FOUND_MAX: usize = 32;
+impl CalendarCache {
+    fn place(spec: u64, zone: &[u8], anchor: &[u8]) -> usize {
+        let mut hash = Fingerprint::new();
+        hash.part(&spec.to_le_bytes()).part(zone).part(anchor);
+        hash.finish() as usize % PLACES
+    }
+
+    /// The window that was found last with these values.
+    fn known(&self, place: usize, spec: u64, zone: &[u8], anchor: &[u8]) -> Option<Boundaries> {
+        let found = self.found.get(place)?.as_ref()?;
+        let same = found.spec == spec && found.zone == zone && found.anchor == anchor;
+        same.then_some(found.at)
+    }
+
+    fn keep(&mut self, place: usize, found: Found) {
+        if self.found.is_empty() {
+            self.found.resize_with(PLACES, || None);
+        }
+        if let Some(known) = self.found.get_mut(place) {
+            *known = Some(found);
+        }
+    }
+}
 
 /// Why a request has no calendar window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,27 +115,21 @@ impl CalendarWindow {
             Some(slot) => facts.value(slot).ok_or(NoWindow::Missing(slot)),
         };
         let (zone, anchor) = (said(self.zone.slot())?, said(self.anchor.slot())?);
-        let known = cache
-            .found
-            .iter()
-            .find(|found| found.spec == self.spec && found.zone == zone && found.anchor == anchor);
-        if let Some(found) = known {
+        let place = CalendarCache::place(self.spec, zone, anchor);
+        if let Some(at) = cache.known(place, self.spec, zone, anchor) {
             let begins = |secs: u32| UtcTime::from_nanos(u64::from(secs) * SECOND);
-            if begins(found.at.opens_at) <= now && now < begins(found.at.ends_at) {
-                return Ok(found.at);
+            if begins(at.opens_at) <= now && now < begins(at.ends_at) {
+                return Ok(at);
             }
         }
-        self.find(zone, anchor, now, cache)
+        let at = self.find(zone, anchor, now)?;
+        let (zone, anchor) = (zone.to_vec(), anchor.to_vec());
+        cache.keep(place, Found { spec: self.spec, zone, anchor, at });
+        Ok(at)
     }
 
     #[cold]
-    fn find(
-        &self,
-        zone: &[u8],
-        anchor: &[u8],
-        now: UtcTime,
-        cache: &mut CalendarCache,
-    ) -> Result<Boundaries, NoWindow> {
+    fn find(&self, zone: &[u8], anchor: &[u8], now: UtcTime) -> Result<Boundaries, NoWindow> {
         let text = |bytes| core::str::from_utf8(bytes).ok();
         let at_zone = match &self.zone {
             Said::Fixed(zone) => zone.clone(),
@@ -122,20 +141,6 @@ impl CalendarWindow {
                 .and_then(|text| Anchor::parse(self.period, text))
                 .ok_or(NoWindow::Unfit(*slot))?,
         };
-        let at = moment::boundaries(&at_zone, self.period, at_anchor, now).ok_or(NoWindow::Past)?;
-        let found = Found { spec: self.spec, zone: zone.to_vec(), anchor: anchor.to_vec(), at };
-        let same = cache
-            .found
-            .iter()
-            .position(|k| k.spec == found.spec && k.zone == found.zone && k.anchor == found.anchor);
-        match same {
-            Some(place) => cache.found[place] = found,
-            None if cache.found.len() < FOUND_MAX => cache.found.push(found),
-            None => {
-                cache.found[cache.oldest] = found;
-                cache.oldest = (cache.oldest + 1) % FOUND_MAX;
-            }
-        }
-        Ok(at)
+        moment::boundaries(&at_zone, self.period, at_anchor, now).ok_or(NoWindow::Past)
     }
 }

@@ -254,3 +254,6 @@ impl<'a> Compiler<'a> {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod meaning;

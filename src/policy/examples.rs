@@ -68,8 +68,7 @@ fn every_number_of_an_example_is_pinned_by_its_tests() {
                 continue;
             }
             for other in [number + 1, number.saturating_sub(1)] {
-                let changed =
-                    format!("{}{other}{}", &text[..range.start], &text[range.end..]);
+                let changed = format!("{}{other}{}", &text[..range.start], &text[range.end..]);
                 let noticed = run(name, &changed).map_or(true, |report| report.failed() > 0);
                 let line = text[..range.start].lines().count();
                 assert!(noticed, "{name}:{line}: {number} may be {other} and no test fails");

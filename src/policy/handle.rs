@@ -14,6 +14,7 @@ use super::answer::Answers;
 use super::calendar::CalendarWindow;
 use super::key::Part;
 use super::matcher::Matcher;
+use super::quota_text::{QuotaTerms, WindowKind};
 use super::route::{Router, Sets};
 use super::values::Values;
 
@@ -251,6 +252,12 @@ pub struct Limit {
     pub(super) retry_after: Option<Nanos>,
     /// What makes its key.
     pub(super) per: Box<[Part]>,
+    /// What the policy calls the parts of the key.
+    pub(super) per_names: Box<[Box<str>]>,
+    /// Which of its limit's windows it is.
+    pub(super) window_kind: WindowKind,
+    /// By which terms its numbers are read.
+    pub(super) terms: QuotaTerms,
     /// Whether a request without one of the attributes opts out of the limit.
     pub skip_missing: bool,
     pub(super) space: KeySpace,

@@ -67,7 +67,7 @@ pub use answer::Rendered;
 pub(crate) use error::did_you_mean;
 pub use error::{LoadError, LoadErrors};
 pub use handle::{Handle, Limit, Mode, One, Rule, RuleEffect, Slot, SlotUse, Unavailable};
-pub use overrides::{Override, Overrides};
+pub use overrides::{Override, OverrideText, Overrides};
 pub use resolve::{Context, Found, Request, ResolveError, Resolved, Scratch};
 pub use script::{Failure, Test, TestOutcome, TestReport, render_report};
 pub use subject::{Account, Identities};

@@ -3,7 +3,6 @@
 //! the same on every node.
 
 use core::fmt::{self, Write};
-use std::sync::LazyLock;
 
 use jiff::civil::{Date, Weekday};
 use jiff::tz::{TimeZone, TimeZoneDatabase};
@@ -30,17 +29,15 @@ pub(super) fn parse_rfc3339(text: &str) -> Option<UtcTime> {
 #[derive(Clone, Debug)]
 pub(super) struct Zone(TimeZone);
 
-static ZONES: LazyLock<TimeZoneDatabase> = LazyLock::new(TimeZoneDatabase::bundled);
-
 impl Zone {
     /// The zone of that name in the IANA database: `Europe/Berlin`, `UTC`.
     pub(super) fn named(name: &str) -> Option<Self> {
-        ZONES.get(name).ok().map(Self)
+        TimeZoneDatabase::bundled().get(name).ok().map(Self)
     }
 
     /// Every zone's name, for suggestions.
     pub(super) fn names() -> Vec<String> {
-        ZONES.available().map(|name| name.to_string()).collect()
+        TimeZoneDatabase::bundled().available().map(|name| name.to_string()).collect()
     }
 }
 

@@ -495,8 +495,7 @@ impl Run<'_> {
     fn step(&mut self, step: &Step, test: &Test, outcome: &mut TestOutcome) {
         let utc = test.start.after(step.at);
         let now = Now { time: Timestamp::from_nanos(step.at.get()), utc };
-        let context =
-            Context { now: utc, identities: Some(&test.identities), overrides: None };
+        let context = Context { now: utc, identities: Some(&test.identities), overrides: None };
         let values: Vec<Option<&[u8]>> = step.values.iter().map(Option::as_deref).collect();
         let request = Request { values: &values, costs: &step.costs };
         let pinned = self.table.pin();
@@ -515,7 +514,8 @@ impl Run<'_> {
             }
             Action::Adjust { limit, window, amend } => {
                 let of = (limit.as_str(), window.as_deref());
-                let adjusted = self.buffers.adjust(self.handle, &request, &context, &pinned, now, of, *amend);
+                let adjusted =
+                    self.buffers.adjust(self.handle, &request, &context, &pinned, now, of, *amend);
                 if let Err(found) = adjusted {
                     compare.differs("adjustment", found, "an adjusted counter".to_owned());
                 }
@@ -524,7 +524,8 @@ impl Run<'_> {
         };
         for time in 1..=step.times {
             compare.time = time;
-            let answered = match self.buffers.decide(self.handle, &request, &context, &pinned, now) {
+            let answered = match self.buffers.decide(self.handle, &request, &context, &pinned, now)
+            {
                 Ok(answered) => answered,
                 Err(found) => return compare.differs("decision", found, step.expected()),
             };
