@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::doors::report::version_text;
 use crate::engine::key::Seed;
 use crate::node;
-use crate::policy::{self, Failure, LoadErrors, Policy, Source, TestOutcome, TestReport};
+use crate::policy::{self, Failure, Fate, LoadErrors, Policy, Source, TestOutcome, TestReport};
 
 use super::{FAILED, fail};
 
@@ -45,6 +45,33 @@ enum Action {
   tollkeeper policy test media.toml
   tollkeeper policy test policies/ --json")]
     Test(Sources),
+    /// Say what a policy resolved to: tiers, rules, limits with their numbers, handles
+    #[command(after_help = "Examples:
+  tollkeeper policy show
+  tollkeeper policy show policies/")]
+    Show {
+        /// A policy, a file or a directory [default: the built-in example]
+        #[arg(value_name = "FILE|DIR")]
+        path: Option<PathBuf>,
+    },
+    /// Say which counters keep their usage if one policy takes the place of another
+    ///
+    /// Prints one line for each limit and window: whether its counters survive, and what else
+    /// changes about it, or why they restart. Exits 0, or 2 if a policy has errors.
+    #[command(after_help = "Examples:
+  tollkeeper policy diff old.toml new.toml
+  tollkeeper policy diff old/ new/ --json")]
+    Diff {
+        /// The policy in force, a file or a directory
+        #[arg(value_name = "OLD")]
+        old: PathBuf,
+        /// The one that is to take its place
+        #[arg(value_name = "NEW")]
+        new: PathBuf,
+        /// JSON instead of text: one object a line
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[derive(Args)]
@@ -63,6 +90,8 @@ impl PolicyCommand {
         match self.action {
             Action::Check(sources) => sources.check(),
             Action::Test(sources) => sources.test(),
+            Action::Show { path } => show(path),
+            Action::Diff { old, new, json } => diff(&old, &new, json),
         }
     }
 }
@@ -180,6 +209,55 @@ impl Sources {
             (true, _) => ExitCode::from(TESTS_FAILED),
         }
     }
+}
+
+fn show(path: Option<PathBuf>) -> ExitCode {
+    let policy = match path {
+        Some(path) => load(&path),
+        None => compile(&[policy::BUILT_IN]),
+    };
+    match policy {
+        Ok(policy) => {
+            print(&policy.show());
+            ExitCode::SUCCESS
+        }
+        Err(unloaded) => {
+            unloaded.tell();
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+fn diff(old: &Path, new: &Path, json: bool) -> ExitCode {
+    let (old, new) = match (load(old), load(new)) {
+        (Ok(old), Ok(new)) => (old, new),
+        (old, new) => {
+            for unloaded in [old.err(), new.err()].into_iter().flatten() {
+                unloaded.tell();
+            }
+            return ExitCode::from(FAILED);
+        }
+    };
+    for change in policy::diff(&old, &new) {
+        let line = if json { change_as_json(&change).to_string() } else { change.to_string() };
+        print(&format!("{line}\n"));
+    }
+    ExitCode::SUCCESS
+}
+
+fn change_as_json(change: &policy::Change) -> Value {
+    let policy::Change { api, limit, window, fate } = change;
+    let (what, changed, why) = match fate {
+        Fate::Survive { changed } => ("survive", changed.clone(), None),
+        Fate::Restart { why } => ("restart", Vec::new(), Some(why)),
+        Fate::Begin => ("begin", Vec::new(), None),
+        Fate::End => ("end", Vec::new(), None),
+    };
+    let window = Some(window).filter(|window| !window.is_empty());
+    json!({
+        "api": api, "limit": limit, "window": window, "counters": what,
+        "changed": changed, "why": why,
+    })
 }
 
 fn load(path: &Path) -> Result<Policy, Unloaded> {

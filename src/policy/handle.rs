@@ -256,6 +256,8 @@ pub struct Limit {
     pub(super) per_names: Box<[Box<str>]>,
     /// Which of its limit's windows it is.
     pub(super) window_kind: WindowKind,
+    /// What makes the window's counters themselves beside kind and key.
+    pub(super) identity: Box<str>,
     /// By which terms its numbers are read.
     pub(super) terms: QuotaTerms,
     /// Whether a request without one of the attributes opts out of the limit.

@@ -60,10 +60,13 @@ mod script;
 
 mod describe;
 
+mod diff;
+
 #[cfg(test)]
 mod examples;
 
 pub use answer::Rendered;
+pub use diff::{Change, Fate, diff};
 pub(crate) use error::did_you_mean;
 pub use error::{LoadError, LoadErrors};
 pub use handle::{Handle, Limit, Mode, One, Rule, RuleEffect, Slot, SlotUse, Unavailable};

@@ -79,8 +79,8 @@ impl<'a> Compiler<'a> {
                 mode: text.mode,
                 keys_max: text.keys_max,
             });
-            let where_ = window_identity(text, sub.kind);
-            let fixed = ["policy", api, name, &where_, text.kind.name()];
+            let identity = window_identity(text, sub.kind);
+            let fixed = ["policy", api, name, &identity, text.kind.name()];
             let names = text.per.iter().map(|name| name.value.as_str());
             let space =
                 KeySpace::derive(self.seed, fixed.into_iter().chain(names).map(str::as_bytes));
@@ -103,6 +103,7 @@ impl<'a> Compiler<'a> {
                 per: per.clone().into(),
                 per_names: text.per.iter().map(|name| name.value.as_str().into()).collect(),
                 window_kind: sub.kind,
+                identity: identity.into(),
                 terms: text.terms,
                 skip_missing: text.skip_missing,
                 space,
@@ -421,7 +422,7 @@ pub(super) fn window_identity(text: &LimitText, kind: WindowKind) -> String {
             let period = period_of(kind).map_or("", period_name);
             let zone = text.tz.as_ref().map_or(ZONE_DEFAULT, |tz| &tz.value);
             let anchor = text.anchor.as_ref().map_or("", |anchor| &anchor.value);
-            format!("{period} {zone} {anchor}")
+            format!("{period} {zone} {anchor}").trim_end().to_owned()
         }
     }
 }
