@@ -111,7 +111,11 @@ fn change(api: &str, limit: &Limit, fate: Fate) -> Change {
 /// Why a limit of the same name has other counters; `None` if it only has one window more.
 fn why(before: &[&Limit], other: &Limit, limit: &Limit) -> Option<String> {
     if other.kind() != limit.kind() {
-        return Some(format!("the kind was {}, and is {}", other.kind().name(), limit.kind().name()));
+        return Some(format!(
+            "the kind was {}, and is {}",
+            other.kind().name(),
+            limit.kind().name()
+        ));
     }
     if other.per_names != limit.per_names {
         let names = |limit: &Limit| match limit.per_names.join(", ") {

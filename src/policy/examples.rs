@@ -5,7 +5,7 @@ use crate::engine::key::Seed;
 
 use super::{Policy, Source, TestReport, render_report};
 
-const EXAMPLES: [Source<'static>; 7] = [
+pub(super) const EXAMPLES: [Source<'static>; 7] = [
     Source { name: "media", text: include_str!("../../examples/policies/media.toml") },
     Source { name: "chat", text: include_str!("../../examples/policies/chat.toml") },
     Source { name: "generate", text: include_str!("../../examples/policies/generate.toml") },

@@ -483,6 +483,7 @@ impl Limit {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::examples::EXAMPLES;
     use super::super::{BUILT_IN, Policy, Source};
     use super::*;
     use crate::engine::key::Seed;
@@ -667,26 +668,66 @@ o = { on = "/off", bucket = "9/s", per = ["other"], mode = "off" }
                 }
             }
         }
+    }
 
-        #[test]
-        fn a_class_charges_what_its_api_does(team in prop::collection::vec(any::<u8>(), 0..40)) {
-            let policy = policy(BUILT_IN.text);
-            let api = policy.handle_of("media", None).unwrap();
-            for (class, method, path) in [
-                ("images_post", "POST", "/v1/images/7/cancel"),
-                ("videos_post", "POST", "/v1/videos"),
-                ("read", "GET", "/v1/usage"),
-                ("files_post", "POST", "/v1/files"),
-            ] {
-                let handle = policy.handle_of("media", Some(class)).unwrap();
-                let by_class = resolve(handle, &[Some(&team)], &[]).unwrap().0;
-                let values = [Some(method.as_bytes()), Some(path.as_bytes()), Some(&team)];
-                let by_api = resolve(api, &values, &[]).unwrap().0;
-                let keys = |charges: &[Charge]| -> Vec<_> {
-                    charges.iter().map(|charge| (charge.key, charge.limit, charge.cost)).collect()
+    /// Whatever an example's class is asked, it charges what the API's own handle would, and
+    /// both without panicking.
+    #[test]
+    fn a_class_charges_what_its_api_does() {
+        const WITHIN: [(&str, &str, &str, &str); 12] = [
+            ("media", "images_post", "POST", "/v1/images/7/cancel"),
+            ("media", "read", "HEAD", "/v1/usage"),
+            ("media", "files_post", "POST", "/v1/files"),
+            ("chat", "jobs", "GET", "/mave/chat"),
+            ("generate", "heavy", "POST", "/aud2video"),
+            ("generate", "text", "POST", "/prompt/a/b"),
+            ("vault", "upload", "POST", "/upload/stream"),
+            ("vault", "batch", "POST", "/upload/stream-batch"),
+            ("studio", "auth", "POST", "/auth/login"),
+            ("llm", "models", "POST", "/v1/responses"),
+            ("github", "search", "GET", "/search/code"),
+            ("github", "content", "POST", "/repos/o/r/pulls"),
+        ];
+        const VALUES: [&str; 14] = [
+            "",
+            "free",
+            "pro",
+            "basic",
+            "premium",
+            "vip",
+            "enterprise",
+            "session",
+            "api_key",
+            "192.0.2.1",
+            "2001:db8::1",
+            "token",
+            "image",
+            "x",
+        ];
+        let policy = Policy::compile(&EXAMPLES, &Seed::new([7; 16])).unwrap();
+        let value = prop::option::of(prop::sample::select(&VALUES[..]));
+        proptest!(|(values in prop::collection::vec(value, 24))| {
+        for (api, class, method, path) in WITHIN {
+            let of = |handle: &Handle| {
+                let value = |slot: &crate::policy::Slot| match &*slot.name {
+                    "method" => Some(method.as_bytes()),
+                    "path" => Some(path.as_bytes()),
+                    name => {
+                        let index = name.bytes().map(usize::from).sum::<usize>() % 24;
+                        values[index].map(str::as_bytes)
+                    }
                 };
-                prop_assert_eq!(keys(&by_class), keys(&by_api));
-            }
+                let values: Vec<Option<&[u8]>> = handle.slots().iter().map(value).collect();
+                let (charges, limits, _) = resolve(handle, &values, &[]).ok()?;
+                let names = limits.iter().map(|limit| &handle.limits()[usize::from(*limit)]);
+                let charges = names.zip(&charges).map(|(limit, charge)| {
+                    (limit.id, charge.key, charge.quota, charge.cost, charge.effect)
+                });
+                Some(charges.collect::<Vec<_>>())
+            };
+            let by_class = of(policy.handle_of(api, Some(class)).unwrap());
+            prop_assert_eq!(by_class, of(policy.handle_of(api, None).unwrap()), "{}", class);
         }
+        });
     }
 }
