@@ -8,6 +8,9 @@ use super::maxima::{KEY_ATTRIBUTES_MAX, VALUE_BYTES_MAX};
 use super::resolve::Found;
 use super::route::{Router, SetId};
 
+/// Sets of routes with their names, the narrowest first.
+pub(super) type NamedSets = Box<[(SetId, Box<[u8]>)]>;
+
 /// One part of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Part {
@@ -22,7 +25,7 @@ pub(super) enum Part {
     /// The path in normal form, in slot 1.
     Path,
     /// The name of the first of these sets that the request is in: a route's pattern or a class.
-    Set(Box<[(SetId, Box<[u8]>)]>),
+    Set(NamedSets),
     /// The segment of the path at the place that the first of these routes says.
     Segment(Box<[(SetId, u16)]>),
 }

@@ -485,6 +485,12 @@ struct Buffers {
     rendered: Rendered,
 }
 
+/// When a request is sent, and what is on record then.
+struct Moment<'a> {
+    context: &'a Context<'a>,
+    now: Now,
+}
+
 /// What came of a request.
 struct Answered {
     resolved: Resolved,
@@ -496,6 +502,7 @@ impl Run<'_> {
         let utc = test.start.after(step.at);
         let now = Now { time: Timestamp::from_nanos(step.at.get()), utc };
         let context = Context { now: utc, identities: Some(&test.identities), overrides: None };
+        let moment = Moment { context: &context, now };
         let values: Vec<Option<&[u8]>> = step.values.iter().map(Option::as_deref).collect();
         let request = Request { values: &values, costs: &step.costs };
         let pinned = self.table.pin();
@@ -515,7 +522,7 @@ impl Run<'_> {
             Action::Adjust { limit, window, amend } => {
                 let of = (limit.as_str(), window.as_deref());
                 let adjusted =
-                    self.buffers.adjust(self.handle, &request, &context, &pinned, now, of, *amend);
+                    self.buffers.adjust(self.handle, &request, &moment, &pinned, of, *amend);
                 if let Err(found) = adjusted {
                     compare.differs("adjustment", found, "an adjusted counter".to_owned());
                 }
@@ -524,8 +531,7 @@ impl Run<'_> {
         };
         for time in 1..=step.times {
             compare.time = time;
-            let answered = match self.buffers.decide(self.handle, &request, &context, &pinned, now)
-            {
+            let answered = match self.buffers.decide(self.handle, &request, &moment, &pinned) {
                 Ok(answered) => answered,
                 Err(found) => return compare.differs("decision", found, step.expected()),
             };
@@ -588,7 +594,7 @@ impl Buffers {
         self.charges.clear();
         self.limits.clear();
         handle
-            .resolve(request, &context, &mut self.scratch, &mut self.charges, &mut self.limits)
+            .resolve(request, context, &mut self.scratch, &mut self.charges, &mut self.limits)
             .map_err(|error| format!("no decision: {}", error.describe(handle)))
     }
 
@@ -596,16 +602,15 @@ impl Buffers {
         &mut self,
         handle: &Handle,
         request: &Request<'_>,
-        context: &Context<'_>,
+        moment: &Moment<'_>,
         table: &Pinned<'_>,
-        now: Now,
     ) -> Result<Answered, String> {
-        let resolved = self.resolve(handle, request, context)?;
+        let resolved = self.resolve(handle, request, moment.context)?;
         self.readings.clear();
-        let decision = match handle.ruled(&resolved, now) {
+        let decision = match handle.ruled(&resolved, moment.now) {
             Some(decision) => decision,
             None => table
-                .check(&self.charges, &mut Stamp::new(|| now), &mut self.readings)
+                .check(&self.charges, &mut Stamp::new(|| moment.now), &mut self.readings)
                 .map_err(|refusal| format!("no decision: {refusal}"))?,
         };
         Ok(Answered { resolved, decision })
@@ -616,13 +621,12 @@ impl Buffers {
         &mut self,
         handle: &Handle,
         request: &Request<'_>,
-        context: &Context<'_>,
+        moment: &Moment<'_>,
         table: &Pinned<'_>,
-        now: Now,
         (name, window): (&str, Option<&str>),
         amend: Amend,
     ) -> Result<(), String> {
-        self.resolve(handle, request, context)?;
+        self.resolve(handle, request, moment.context)?;
         let of_limit = |index: &u16| is_of(handle, *index, (name, window));
         let charges: Vec<Charge> = self
             .charges
@@ -632,7 +636,7 @@ impl Buffers {
             .map(|(charge, _)| *charge)
             .collect();
         let (amended, _) = table
-            .amend(&charges, amend, &mut Stamp::new(|| now), &mut self.readings)
+            .amend(&charges, amend, &mut Stamp::new(|| moment.now), &mut self.readings)
             .map_err(|refusal| refusal.to_string())?;
         if amended == 0 { Err("the request has no counter there".to_owned()) } else { Ok(()) }
     }

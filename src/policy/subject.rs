@@ -15,8 +15,10 @@ pub struct Account {
 #[derive(Clone, Debug, Default)]
 pub struct Identities {
     /// By API and attribute, by value.
-    by_attribute: HashMap<Box<str>, HashMap<Box<str>, HashMap<Box<[u8]>, Account>>>,
+    by_attribute: HashMap<Box<str>, HashMap<Box<str>, ByValue>>,
 }
+
+type ByValue = HashMap<Box<[u8]>, Account>;
 
 impl Identities {
     /// Notes that a value of an attribute stands for an account; what was on record of it before.

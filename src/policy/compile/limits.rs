@@ -9,7 +9,7 @@ use super::super::calendar::{CalendarWindow, Said};
 use super::super::error::did_you_mean;
 use super::super::fingerprint::Fingerprint;
 use super::super::handle::Limit;
-use super::super::key::Part;
+use super::super::key::{NamedSets, Part};
 use super::super::matcher::Matcher;
 use super::super::maxima::LIMITS_MAX;
 use super::super::moment::{Anchor, Zone};
@@ -186,11 +186,7 @@ impl<'a> Compiler<'a> {
         })
     }
 
-    fn told_apart(
-        &mut self,
-        part: &Text,
-        sets: Vec<(SetId, String)>,
-    ) -> Option<Box<[(SetId, Box<[u8]>)]>> {
+    fn told_apart(&mut self, part: &Text, sets: Vec<(SetId, String)>) -> Option<NamedSets> {
         if sets.is_empty() {
             let name = &part.value;
             let message = format!("`{name}` in `per`, and there is no {name} to tell apart");

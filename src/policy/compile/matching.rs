@@ -55,7 +55,13 @@ impl<'a> Compiler<'a> {
                     self.attribute(TIER);
                     Test::Tier(Sets::new(tiers))
                 }
-                "method" => Test::Method(patterns()),
+                "method" => {
+                    for value in values.iter().filter(|value| value.value == "HEAD") {
+                        let help = "write `GET`; it matches both";
+                        self.errors.push_with_help(value.span, "`HEAD` counts as `GET`", help);
+                    }
+                    Test::Method(patterns())
+                }
                 "path" => Test::Path(patterns()),
                 name => Test::Attribute(self.attribute(name), patterns()),
             });

@@ -127,6 +127,7 @@ fn a_problem_of_each_sort_is_told() {
         ),
         (class, "l = { bucket = '1/s', on = { class = 'x', auth = 'key' } }", ""),
         (class, "l = { bucket = '1/s', on = { } }", "a table without conditions"),
+        ("", "l = { bucket = '1/s', on = { method = 'HEAD' } }", "`HEAD` counts as `GET`"),
         ("", "l = { bucket = '1/s', on = [] }", "an empty list matches nothing"),
         ("", "l = { }", "limit `l` has no kind"),
         ("", "l = { bucket = '1/s', fixed = '1/s' }", "limit `l` has a second kind"),
