@@ -123,7 +123,8 @@ impl Unloaded {
     fn as_json(&self) -> Vec<Value> {
         match self {
             Self::Unread(message) => vec![json!({
-                "file": null, "line": null, "column": null, "message": message, "help": null,
+                "file": null, "line": null, "column": null, "code": null, "message": message,
+                "help": null,
             })],
             Self::Wrong(errors) => errors
                 .iter()
@@ -132,6 +133,7 @@ impl Unloaded {
                         "file": error.source,
                         "line": error.line,
                         "column": error.column,
+                        "code": error.code.name(),
                         "message": error.message,
                         "help": error.help,
                     })

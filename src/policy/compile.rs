@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use crate::engine::key::Seed;
 
+use super::code::ErrorCode;
 use super::error::{Errors, Span};
 use super::fingerprint::Fingerprint;
 use super::handle::{Limit, Mode, Rule, RuleEffect, Tier};
@@ -36,7 +37,7 @@ pub(super) fn compile(sources: &[Source<'_>], seed: &Seed) -> Result<Policy, Loa
         apis.sort_by(|a, b| a.name.value.cmp(&b.name.value));
         for pair in apis.windows(2).filter(|pair| pair[0].name.value == pair[1].name.value) {
             let message = format!("API `{}` is defined twice", pair[1].name.value);
-            errors.push(pair[1].name.span, message);
+            errors.push(ErrorCode::Duplicate, pair[1].name.span, message);
         }
         for api in &apis {
             Compiler::new(api, seed, &mut errors).compile(&mut policy);
@@ -66,7 +67,7 @@ fn read(sources: &[Source<'_>], errors: &mut Errors) -> Document {
         if source.text.len() > POLICY_BYTES_MAX {
             let message =
                 format!("{} bytes of policy, allowed are {POLICY_BYTES_MAX}", source.text.len());
-            errors.push(Span::new(index, 0..0), message);
+            errors.push(ErrorCode::Maximum, Span::new(index, 0..0), message);
             continue;
         }
         let document = parse::parse(index, source.text, errors);
@@ -137,7 +138,7 @@ impl<'a> Compiler<'a> {
         let text = self.text;
         if policy.handles.len() + text.classes.len() >= HANDLES_MAX {
             let message = format!("more than {HANDLES_MAX} APIs and classes");
-            self.errors.push(text.name.span, message);
+            self.errors.push(ErrorCode::Maximum, text.name.span, message);
             return;
         }
         self.read_tiers();
@@ -187,7 +188,7 @@ impl<'a> Compiler<'a> {
         let text = self.text;
         if text.rules.len() > RULES_MAX {
             let message = format!("{} rules, allowed are {RULES_MAX}", text.rules.len());
-            self.errors.push(text.name.span, message);
+            self.errors.push(ErrorCode::Maximum, text.name.span, message);
         }
         let mut rules = Vec::new();
         for rule in text.rules.iter().take(RULES_MAX) {
@@ -238,7 +239,7 @@ impl<'a> Compiler<'a> {
                 text.name.value,
                 self.limits.len()
             );
-            self.errors.push(text.name.span, message);
+            self.errors.push(ErrorCode::Maximum, text.name.span, message);
         }
         few
     }

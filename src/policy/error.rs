@@ -7,6 +7,7 @@ use core::fmt;
 
 use annotate_snippets::{AnnotationKind, Level, Origin, Renderer, Snippet};
 
+use super::code::ErrorCode;
 use super::maxima::ERRORS_MAX;
 
 /// The longest line that is shown; of a longer one only its place is told.
@@ -30,6 +31,8 @@ impl Span {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LoadError {
     span: Span,
+    /// Which sort of problem it is.
+    pub code: ErrorCode,
     /// Name of the source, as it was given.
     pub source: String,
     /// Line, from 1.
@@ -77,7 +80,7 @@ impl LoadErrors {
         let mut out = String::new();
         for error in &self.errors {
             let (name, text) = &self.sources[error.span.source as usize];
-            let title = Level::ERROR.primary_title(error.message.as_str());
+            let title = Level::ERROR.primary_title(error.message.as_str()).id(error.code.name());
             let (line, range) = line_and_range(text, error.span);
             let mut group = if line.len() <= LINE_BYTES_MAX {
                 let caret = AnnotationKind::Primary.span(range);
@@ -113,23 +116,24 @@ impl core::error::Error for LoadErrors {}
 /// Gathers problems while a policy is read.
 #[derive(Debug, Default)]
 pub(super) struct Errors {
-    list: Vec<(Span, String, Option<String>)>,
+    list: Vec<(Span, ErrorCode, String, Option<String>)>,
 }
 
 impl Errors {
     /// Notes a problem.
-    pub(super) fn push(&mut self, span: Span, message: impl Into<String>) {
-        self.list.push((span, message.into(), None));
+    pub(super) fn push(&mut self, code: ErrorCode, span: Span, message: impl Into<String>) {
+        self.list.push((span, code, message.into(), None));
     }
 
     /// Notes a problem and how to put it right.
     pub(super) fn push_with_help(
         &mut self,
+        code: ErrorCode,
         span: Span,
         message: impl Into<String>,
         help: impl Into<String>,
     ) {
-        self.list.push((span, message.into(), Some(help.into())));
+        self.list.push((span, code, message.into(), Some(help.into())));
     }
 
     pub(super) fn len(&self) -> usize {
@@ -153,10 +157,10 @@ impl Errors {
         list.truncate(ERRORS_MAX);
         let errors = list
             .into_iter()
-            .map(|(span, message, help)| {
+            .map(|(span, code, message, help)| {
                 let (name, text) = &sources[span.source as usize];
                 let (line, column) = line_and_column(text, span.start as usize);
-                LoadError { span, source: name.clone(), line, column, message, help }
+                LoadError { span, code, source: name.clone(), line, column, message, help }
             })
             .collect();
         Err(LoadErrors { sources, errors, left_out })
@@ -245,7 +249,12 @@ mod tests {
     fn a_problem_shows_its_line_and_a_caret() {
         let text = "schema = 1\nlimitz = 2\n";
         let mut errors = Errors::default();
-        errors.push_with_help(Span::new(0, 11..17), "unknown key `limitz`", "help text");
+        errors.push_with_help(
+            ErrorCode::UnknownKey,
+            Span::new(0, 11..17),
+            "unknown key `limitz`",
+            "help text",
+        );
         let errors = errors.finish([("a.toml", text)].into_iter()).unwrap_err();
         let shown = errors.to_string();
         assert!(shown.contains("a.toml:2:1"), "{shown}");
@@ -261,7 +270,7 @@ mod tests {
         for start in 0..12 {
             for end in start..14 {
                 let mut errors = Errors::default();
-                errors.push(Span::new(0, start..end), "x");
+                errors.push(ErrorCode::Syntax, Span::new(0, start..end), "x");
                 errors.finish([("a", text)].into_iter()).unwrap_err().render_colored();
             }
         }

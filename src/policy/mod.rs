@@ -11,6 +11,8 @@
 
 pub mod maxima;
 
+mod code;
+
 mod error;
 mod tree;
 
@@ -66,6 +68,7 @@ mod diff;
 mod examples;
 
 pub use answer::Rendered;
+pub use code::ErrorCode;
 pub use diff::{Change, Fate, diff};
 pub(crate) use error::did_you_mean;
 pub use error::{LoadError, LoadErrors};

@@ -9,6 +9,7 @@ use crate::engine::command::ChargeOn;
 use crate::engine::quota::Kind;
 use crate::engine::time::{Nanos, UtcTime};
 
+use super::code::ErrorCode;
 use super::error::{Errors, Span};
 use super::field::Field;
 use super::handle::{Mode, Unavailable};
@@ -196,9 +197,12 @@ pub(super) fn parse(source: usize, text: &str, errors: &mut Errors) -> Document 
     let mut keys = Keys::new(&root);
     let top = Span::new(source, 0..0);
     match keys.take("schema") {
-        None => {
-            errors.push_with_help(top, "`schema` is missing", "begin the policy with `schema = 1`")
-        }
+        None => errors.push_with_help(
+            ErrorCode::Schema,
+            top,
+            "`schema` is missing",
+            "begin the policy with `schema = 1`",
+        ),
         Some(entry) => {
             integer(&entry.node, 1, 1, errors);
         }
@@ -215,7 +219,7 @@ pub(super) fn parse(source: usize, text: &str, errors: &mut Errors) -> Document 
             }
             other => {
                 let message = format!("found {}, allowed is `[[test]]`", other.kind());
-                errors.push(entry.key.span, message);
+                errors.push(ErrorCode::Type, entry.key.span, message);
             }
         }
     }
@@ -227,7 +231,7 @@ fn api(entry: &Entry, errors: &mut Errors) -> Option<ApiText> {
     check_name("API", &entry.key, errors);
     if entry.key.value == INLINE {
         let message = format!("`{INLINE}` is the name of limits that callers bring themselves");
-        errors.push(entry.key.span, message);
+        errors.push(ErrorCode::Name, entry.key.span, message);
     }
     let mut keys = Keys::new(table(&entry.node, errors)?);
     let mut api = ApiText {
@@ -298,7 +302,11 @@ fn tiers(node: &Node, errors: &mut Errors) -> Vec<TierText> {
     let mut add = |name: &Text, display: Option<String>, errors: &mut Errors| {
         check_name("tier", name, errors);
         if tiers.iter().any(|known| known.name.value == name.value) {
-            errors.push(name.span, format!("tier `{}` stands here twice", name.value));
+            errors.push(
+                ErrorCode::Duplicate,
+                name.span,
+                format!("tier `{}` stands here twice", name.value),
+            );
         }
         tiers.push(TierText { name: name.clone(), display });
     };
@@ -320,7 +328,7 @@ fn tiers(node: &Node, errors: &mut Errors) -> Vec<TierText> {
     };
     too_many("tiers", count, LIST_ENTRIES_MAX, node.span, errors);
     if count == 0 {
-        errors.push(node.span, "an API with tiers has at least one");
+        errors.push(ErrorCode::Missing, node.span, "an API with tiers has at least one");
     }
     tiers
 }
@@ -335,13 +343,17 @@ fn identities(node: &Node, errors: &mut Errors) -> Vec<Text> {
             let again = found.iter().any(|known| known.value == name.value);
             if again || matches!(name.value.as_str(), "account" | "tier" | "method" | "path") {
                 let message = format!("`{}` cannot be one of the identities", name.value);
-                errors.push(name.span, message);
+                errors.push(ErrorCode::Misplaced, name.span, message);
             } else {
                 found.push(name.clone());
             }
         }
         if found.is_empty() {
-            errors.push(entry.node.span, "an account has at least one identity");
+            errors.push(
+                ErrorCode::Missing,
+                entry.node.span,
+                "an account has at least one identity",
+            );
         }
     }
     keys.finish(errors);
@@ -352,7 +364,11 @@ fn class(entry: &Entry, errors: &mut Errors) -> ClassText {
     check_name("class", &entry.key, errors);
     let routes = texts(&entry.node, errors);
     if routes.is_empty() {
-        errors.push(entry.key.span, format!("class `{}` is empty", entry.key.value));
+        errors.push(
+            ErrorCode::Missing,
+            entry.key.span,
+            format!("class `{}` is empty", entry.key.value),
+        );
     }
     too_many("entries", routes.len(), LIST_ENTRIES_MAX, entry.key.span, errors);
     let routes =
@@ -384,7 +400,12 @@ fn rules(node: &Node, denies: bool, errors: &mut Errors) -> Vec<RuleText> {
             keys.finish(errors);
             if when.is_none() && unless.is_empty() {
                 let help = "`when = { tier = \"free\" }` says which requests it is for";
-                errors.push_with_help(node.span, "a rule has `when`, `unless` or both", help);
+                errors.push_with_help(
+                    ErrorCode::Missing,
+                    node.span,
+                    "a rule has `when`, `unless` or both",
+                    help,
+                );
             }
             Some(RuleText {
                 denies,
@@ -404,7 +425,7 @@ fn matches(node: &Node, errors: &mut Errors) -> Vec<MatchText> {
         _ => core::slice::from_ref(node),
     };
     if nodes.is_empty() {
-        errors.push(node.span, "an empty list matches nothing");
+        errors.push(ErrorCode::Missing, node.span, "an empty list matches nothing");
     }
     too_many("entries", nodes.len(), LIST_ENTRIES_MAX, node.span, errors);
     let mut found = Vec::new();
@@ -425,7 +446,7 @@ fn matches(node: &Node, errors: &mut Errors) -> Vec<MatchText> {
 
 fn condition(node: &Node, table: &tree::Table, errors: &mut Errors) -> MatchText {
     if table.entries.is_empty() {
-        errors.push(node.span, "a table without conditions");
+        errors.push(ErrorCode::Missing, node.span, "a table without conditions");
     }
     too_many("conditions", table.entries.len(), LIST_ENTRIES_MAX, node.span, errors);
     let mut all = Vec::new();
@@ -433,7 +454,11 @@ fn condition(node: &Node, table: &tree::Table, errors: &mut Errors) -> MatchText
         check_name("attribute", &entry.key, errors);
         let values: Vec<Text> = texts(&entry.node, errors).into_iter().cloned().collect();
         if values.is_empty() {
-            errors.push(entry.key.span, "a condition without a value never holds");
+            errors.push(
+                ErrorCode::Missing,
+                entry.key.span,
+                "a condition without a value never holds",
+            );
         }
         too_many("values", values.len(), LIST_ENTRIES_MAX, entry.key.span, errors);
         all.push((entry.key.clone(), values));

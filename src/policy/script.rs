@@ -13,6 +13,7 @@ use crate::engine::table::{Pinned, Stamp, Table};
 use crate::engine::time::{Nanos, Now, Timestamp, UtcTime};
 
 use super::answer::Rendered;
+use super::code::ErrorCode;
 use super::error::{Errors, did_you_mean, line_and_column};
 use super::handle::{Handle, RuleEffect, SlotUse};
 use super::parse::{ActionText, StepText, TestText};
@@ -162,7 +163,7 @@ pub(super) fn compile(
             format!("APIs are {}", policy.apis().collect::<Vec<_>>().join(", "))
         });
         let message = format!("unknown API `{}`", text.api.value);
-        errors.push_with_help(text.api.span, message, help);
+        errors.push_with_help(ErrorCode::UnknownName, text.api.span, message, help);
         return None;
     };
     let source = sources.get(text.span.source as usize)?;
@@ -177,7 +178,7 @@ pub(super) fn compile(
                 [] => "the API says which do: `subject.account = [\"api_key\", …]`".to_owned(),
                 names => format!("identities are {}", names.join(", ")),
             };
-            errors.push_with_help(identity.attribute.span, message, help);
+            errors.push_with_help(ErrorCode::UnknownName, identity.attribute.span, message, help);
         }
         let account = Account {
             account: identity.account.as_str().into(),
@@ -194,7 +195,7 @@ pub(super) fn compile(
             ActionText::Release(permit) if !permits.contains(&permit.value.as_str()) => {
                 let message = format!("no step above is given a permit called `{}`", permit.value);
                 let help = "a step names what it is given: `permit = \"a\"`";
-                errors.push_with_help(permit.span, message, help);
+                errors.push_with_help(ErrorCode::UnknownName, permit.span, message, help);
             }
             _ => {}
         }
@@ -255,7 +256,7 @@ fn compile_step(
                     format!("headers are {}", handle.header_names().collect::<Vec<_>>().join(", "))
                 });
                 let message = format!("the API never sends the header `{}`", name.value);
-                errors.push_with_help(name.span, message, help);
+                errors.push_with_help(ErrorCode::UnknownName, name.span, message, help);
             }
         }
     }
@@ -295,7 +296,12 @@ fn add_cost(
     let Some(index) = handle.meter(name) else {
         let span = meter.map_or(text.span, |meter| meter.span);
         let help = format!("meters are {}", handle.meters().join(", "));
-        errors.push_with_help(span, format!("no limit reads the meter `{name}`"), help);
+        errors.push_with_help(
+            ErrorCode::UnknownName,
+            span,
+            format!("no limit reads the meter `{name}`"),
+            help,
+        );
         return;
     };
     let default = |index: usize| u64::from(&*handle.meters()[index] == REQUESTS);
@@ -317,7 +323,7 @@ fn signed(node: &Node, measure: Measure, errors: &mut Errors) -> Option<(u64, bo
             match quota_text::amount_alone(rest, measure) {
                 Ok(amount) => Some((amount, negative)),
                 Err(error) => {
-                    errors.push(text.span, error.message);
+                    errors.push(ErrorCode::Quota, text.span, error.message);
                     return None;
                 }
             }
@@ -327,7 +333,7 @@ fn signed(node: &Node, measure: Measure, errors: &mut Errors) -> Option<(u64, bo
     let found = found.filter(|(amount, _)| *amount <= UNITS_MAX);
     if found.is_none() {
         let message = format!("found {}, allowed is an amount up to 2^53", node.value.kind());
-        errors.push(node.span, message);
+        errors.push(ErrorCode::Type, node.span, message);
     }
     found
 }
@@ -364,7 +370,12 @@ fn limit_of(text: &Text, handle: &Handle, errors: &mut Errors) -> Option<(String
         all.dedup();
         let help =
             did_you_mean(name, names()).unwrap_or_else(|| format!("limits are {}", all.join(", ")));
-        errors.push_with_help(text.span, format!("unknown limit `{limit}`"), help);
+        errors.push_with_help(
+            ErrorCode::UnknownName,
+            text.span,
+            format!("unknown limit `{limit}`"),
+            help,
+        );
         return None;
     }
     Some((name.to_owned(), window.map(str::to_owned)))
@@ -379,11 +390,11 @@ fn compile_send(text: &Text, handle: &Handle, errors: &mut Errors) -> Option<Vec
     let mut words = text.value.split_whitespace();
     let (Some(method), Some(path)) = (words.next(), words.next()) else {
         let help = "a request is written as \"POST /v1/images team=t1\"";
-        errors.push_with_help(text.span, "no request", help);
+        errors.push_with_help(ErrorCode::Test, text.span, "no request", help);
         return None;
     };
     if !path.starts_with('/') {
-        errors.push(place(path), format!("`{path}` is no path"));
+        errors.push(ErrorCode::Test, place(path), format!("`{path}` is no path"));
     }
     let mut values: Vec<Option<Vec<u8>>> = vec![None; handle.slots().len()];
     for (slot, value) in values.iter_mut().zip([method, path]) {
@@ -392,13 +403,22 @@ fn compile_send(text: &Text, handle: &Handle, errors: &mut Errors) -> Option<Vec
     for word in words {
         let Some((name, value)) = word.split_once('=') else {
             let help = "an attribute is written as `name=value`";
-            errors.push_with_help(place(word), format!("`{word}` is no attribute"), help);
+            errors.push_with_help(
+                ErrorCode::Test,
+                place(word),
+                format!("`{word}` is no attribute"),
+                help,
+            );
             continue;
         };
         let attributes = || handle.slots().iter().filter(|slot| slot.slot_use != SlotUse::Route);
         match attributes().any(|slot| *slot.name == *name).then(|| handle.slot(name)).flatten() {
             Some(slot) if values[slot].is_some() => {
-                errors.push(place(word), format!("`{name}` stands here twice"));
+                errors.push(
+                    ErrorCode::Duplicate,
+                    place(word),
+                    format!("`{name}` stands here twice"),
+                );
             }
             Some(slot) => values[slot] = Some(value.as_bytes().to_vec()),
             None => {
@@ -407,7 +427,7 @@ fn compile_send(text: &Text, handle: &Handle, errors: &mut Errors) -> Option<Vec
                     format!("attributes are {}", known().collect::<Vec<_>>().join(", "))
                 });
                 let message = format!("no limit reads the attribute `{name}`");
-                errors.push_with_help(place(name), message, help);
+                errors.push_with_help(ErrorCode::UnknownName, place(name), message, help);
             }
         }
     }
@@ -428,7 +448,12 @@ fn compile_expect(text: &Text, handle: &Handle, errors: &mut Errors) -> Option<E
         }
         _ => {
             let message = format!("`{}` is no decision", text.value);
-            errors.push_with_help(text.span, message, "write `allow` or `deny LIMIT`");
+            errors.push_with_help(
+                ErrorCode::Test,
+                text.span,
+                message,
+                "write `allow` or `deny LIMIT`",
+            );
             return None;
         }
     };

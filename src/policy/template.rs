@@ -6,6 +6,7 @@
 use core::fmt::{self, Write};
 use core::ops::Range;
 
+use super::code::ErrorCode;
 use super::error::{Errors, did_you_mean};
 use super::field::Field;
 use super::maxima::{
@@ -125,7 +126,7 @@ impl Template {
         if text.value.len() > TEXT_BYTES_MAX {
             let message =
                 format!("a text of {} bytes, allowed are {TEXT_BYTES_MAX}", text.value.len());
-            errors.push(text.span, message);
+            errors.push(ErrorCode::Maximum, text.span, message);
             return None;
         }
         let template = Self::read(text, |_| Place::Header, names, errors);
@@ -143,6 +144,7 @@ impl Template {
         if let Some(at) = text.value.find(|c: char| !(' '..='~').contains(&c)) {
             let length = text.value[at..].chars().next().map_or(0, char::len_utf8);
             errors.push(
+                ErrorCode::Header,
                 text.span_of(at..at + length),
                 "a header value holds visible ASCII characters and spaces only",
             );
@@ -152,7 +154,7 @@ impl Template {
                 "a header value of {} bytes, allowed are {HEADER_VALUE_BYTES_MAX}",
                 text.value.len()
             );
-            errors.push(text.span, message);
+            errors.push(ErrorCode::Maximum, text.span, message);
             return None;
         }
         let template = Self::read(text, |_| Place::Header, names, errors);
@@ -165,7 +167,7 @@ impl Template {
         let bytes = text.value.len();
         if bytes > BODY_BYTES_MAX {
             let message = format!("a body of {bytes} bytes, allowed are {BODY_BYTES_MAX}");
-            errors.push(text.span, message);
+            errors.push(ErrorCode::Maximum, text.span, message);
             return None;
         }
         let within = within_strings(&text.value);
@@ -190,7 +192,11 @@ impl Template {
         let mut literal_from = 0;
         for found in placeholders(&text.value) {
             let Some(inner) = found.inner else {
-                errors.push(text.span_of(found.range), "`{` opens a placeholder that never ends");
+                errors.push(
+                    ErrorCode::Template,
+                    text.span_of(found.range),
+                    "`{` opens a placeholder that never ends",
+                );
                 break;
             };
             parts.push(Part::Literal(text.value[literal_from..found.range.start].to_owned()));
@@ -200,6 +206,7 @@ impl Template {
                 Ok(placeholder) => {
                     if place == Place::JsonBare && !placeholder.is_number() {
                         errors.push_with_help(
+                            ErrorCode::Template,
                             text.span_of(found.range),
                             format!("`{{{inner}}}` is text, and stands outside quotes"),
                             format!("write \"{{{inner}}}\""),
@@ -209,9 +216,14 @@ impl Template {
                 }
                 Err((message, help)) => match help {
                     Some(help) => {
-                        errors.push_with_help(text.span_of(found.range), message, help);
+                        errors.push_with_help(
+                            ErrorCode::Template,
+                            text.span_of(found.range),
+                            message,
+                            help,
+                        );
                     }
-                    None => errors.push(text.span_of(found.range), message),
+                    None => errors.push(ErrorCode::Template, text.span_of(found.range), message),
                 },
             }
         }
@@ -236,7 +248,7 @@ impl Template {
             .sum();
         if bytes > BODY_BYTES_MAX {
             let message = format!("a body of up to {bytes} bytes, allowed are {BODY_BYTES_MAX}");
-            errors.push(text.span, message);
+            errors.push(ErrorCode::Maximum, text.span, message);
         }
     }
 
@@ -556,7 +568,7 @@ fn check_json(text: &Text, within: &[bool], errors: &mut Errors) {
             };
             if !neighbour(found.range.start.checked_sub(1)) || !neighbour(Some(found.range.end)) {
                 let message = "outside quotes a placeholder is a whole value";
-                errors.push(text.span_of(found.range.clone()), message);
+                errors.push(ErrorCode::Template, text.span_of(found.range.clone()), message);
                 return;
             }
         }
@@ -576,7 +588,11 @@ fn check_json(text: &Text, within: &[bool], errors: &mut Errors) {
         }
         let message = error.to_string();
         let message = message.split(" at line").next().unwrap_or_default();
-        errors.push(text.span_of(at.min(end)..end), format!("not JSON: {message}"));
+        errors.push(
+            ErrorCode::Json,
+            text.span_of(at.min(end)..end),
+            format!("not JSON: {message}"),
+        );
     }
 }
 

@@ -4,6 +4,7 @@
 
 use toml::de::{DeTable, DeValue};
 
+use super::code::ErrorCode;
 use super::error::{Errors, Span};
 
 /// A value and where it stands.
@@ -103,7 +104,11 @@ pub(super) fn read(source: usize, text: &str, errors: &mut Errors) -> Option<Tab
         return Some(table);
     }
     for problem in problems {
-        errors.push(Span::new(source, problem.span().unwrap_or(0..0)), problem.message());
+        errors.push(
+            ErrorCode::Syntax,
+            Span::new(source, problem.span().unwrap_or(0..0)),
+            problem.message(),
+        );
     }
     None
 }
@@ -130,7 +135,12 @@ fn check_inline_node(text: &str, node: &Node, errors: &mut Errors) {
                 newline |= text.get(gap_from..range.end).is_some_and(|gap| gap.contains('\n'));
                 if newline {
                     let help = "use `[table]` with a line for each key, or close it on its line";
-                    errors.push_with_help(node.span, "an inline table of several lines", help);
+                    errors.push_with_help(
+                        ErrorCode::Syntax,
+                        node.span,
+                        "an inline table of several lines",
+                        help,
+                    );
                 }
             }
             check_inline_tables(text, table, errors);

@@ -1,6 +1,7 @@
 //! Headers, texts and bodies.
 
 use super::super::answer::{Answers, Feed, Header, Keyed};
+use super::super::code::ErrorCode;
 use super::super::error::{Errors, did_you_mean};
 use super::super::maxima::{HEADERS_MAX, STATIC_HEADERS_MAX};
 use super::super::parse::{HeaderText, HeadersText, KeyedText};
@@ -57,11 +58,11 @@ impl Compiler<'_> {
         if constant > STATIC_HEADERS_MAX {
             let message =
                 format!("{constant} headers of constant value, allowed are {STATIC_HEADERS_MAX}");
-            errors.push(text.name.span, message);
+            errors.push(ErrorCode::Maximum, text.name.span, message);
         }
         if headers.len() > HEADERS_MAX {
             let message = format!("{} headers, allowed are {HEADERS_MAX}", headers.len());
-            errors.push(text.name.span, message);
+            errors.push(ErrorCode::Maximum, text.name.span, message);
         }
         let bodies = keyed_of(&text.body, &codes, &mut names, errors, Template::json);
         if shows_tier {
@@ -198,7 +199,12 @@ fn check_key(key: &Text, codes: &[&str], names: &Names<'_>, errors: &mut Errors)
     let help = did_you_mean(name, candidates).unwrap_or_else(|| {
         "a key is a limit, LIMIT.WINDOW, a window, the code of a rule, or \"*\"".to_owned()
     });
-    errors.push_with_help(key.span, format!("nothing is called `{name}` that denies"), help);
+    errors.push_with_help(
+        ErrorCode::UnknownName,
+        key.span,
+        format!("nothing is called `{name}` that denies"),
+        help,
+    );
 }
 
 /// The header of that name, added if it is new.
@@ -223,11 +229,11 @@ fn feed(text: &Text, names: &Names<'_>, errors: &mut Errors) -> Option<Feed> {
     match limit_named(limit, window, names) {
         Ok(limit) => Some(Feed::Limit(limit)),
         Err((message, Some(help))) => {
-            errors.push_with_help(text.span, message, help);
+            errors.push_with_help(ErrorCode::UnknownName, text.span, message, help);
             None
         }
         Err((message, None)) => {
-            errors.push(text.span, message);
+            errors.push(ErrorCode::UnknownName, text.span, message);
             None
         }
     }

@@ -6,6 +6,7 @@ use crate::engine::command::CHARGES_MAX;
 use crate::engine::quota::Kind;
 
 use super::super::answer::{Answers, Header};
+use super::super::code::ErrorCode;
 use super::super::fingerprint::Fingerprint;
 use super::super::handle::{AccountSlots, Handle, Limit, One, Slot, SlotUse, Unavailable};
 use super::super::matcher::Matcher;
@@ -58,7 +59,7 @@ impl Compiler<'_> {
         for (what, found, max) in problems {
             if found > max {
                 let message = format!("{found} {what}, allowed are {max}");
-                self.errors.push(text.name.span, message);
+                self.errors.push(ErrorCode::Maximum, text.name.span, message);
             }
         }
         let place = |all: &[ApiLimit], of: &ApiLimit| {

@@ -6,6 +6,7 @@ use crate::engine::kinds::{Period, UNLIMITED};
 use crate::engine::quota::{Align, Kind, Quota};
 
 use super::super::calendar::{CalendarWindow, Said};
+use super::super::code::ErrorCode;
 use super::super::error::did_you_mean;
 use super::super::fingerprint::Fingerprint;
 use super::super::handle::Limit;
@@ -62,7 +63,7 @@ impl<'a> Compiler<'a> {
         for sub in subs {
             if policy.limits.len() >= LIMITS_MAX {
                 let message = format!("more than {LIMITS_MAX} limits in the policy");
-                self.errors.push(text.name.span, message);
+                self.errors.push(ErrorCode::Maximum, text.name.span, message);
                 return;
             }
             let calendar = self.calendar(text, sub.kind, anchor.as_deref());
@@ -125,7 +126,7 @@ impl<'a> Compiler<'a> {
         if only_classes && on.sets.ids().all(|set| except.sets.has(set)) {
             let message = format!("no request can reach limit `{}`", text.name.value);
             let help = "`except` takes away all that `on` gives";
-            self.errors.push_with_help(text.name.span, message, help);
+            self.errors.push_with_help(ErrorCode::Unreachable, text.name.span, message, help);
         }
     }
 
@@ -145,7 +146,7 @@ impl<'a> Compiler<'a> {
         if largest > held {
             let name = &text.name.value;
             let message = format!("a cost of {largest} never fits: limit `{name}` holds {held}");
-            self.errors.push(text.quota_span, message);
+            self.errors.push(ErrorCode::Cost, text.quota_span, message);
         }
     }
 
@@ -157,7 +158,7 @@ impl<'a> Compiler<'a> {
             if prefix.is_none() {
                 let help = "as in \"ip/64\": of IPv6 the first 64 bits, IPv4 whole";
                 let message = format!("`{}` is no key of addresses", part.value);
-                self.errors.push_with_help(part.span, message, help);
+                self.errors.push_with_help(ErrorCode::Key, part.span, message, help);
             }
             return Some(Part::Address { slot: self.attribute(name), prefix: prefix? });
         }
@@ -170,7 +171,12 @@ impl<'a> Compiler<'a> {
             TIER => {
                 if self.tiers.is_empty() {
                     let help = "name them: `tiers = [\"free\", …]`";
-                    self.errors.push_with_help(part.span, "the API has no tiers", help);
+                    self.errors.push_with_help(
+                        ErrorCode::UnknownName,
+                        part.span,
+                        "the API has no tiers",
+                        help,
+                    );
                 }
                 Part::Tier { slot: self.attribute(TIER) }
             }
@@ -190,7 +196,7 @@ impl<'a> Compiler<'a> {
         if sets.is_empty() {
             let name = &part.value;
             let message = format!("`{name}` in `per`, and there is no {name} to tell apart");
-            self.errors.push(part.span, message);
+            self.errors.push(ErrorCode::Key, part.span, message);
             return None;
         }
         let with_spans: Vec<_> =
@@ -214,14 +220,14 @@ impl<'a> Compiler<'a> {
                 None => {
                     let message = format!("route `{name}` has no segment `:{segment}`");
                     let help = "`per` takes a segment that every route of the limit has";
-                    self.errors.push_with_help(part.span, message, help);
+                    self.errors.push_with_help(ErrorCode::Key, part.span, message, help);
                     return None;
                 }
             }
         }
         if places.is_empty() {
             let message = format!("`:{segment}` in `per`, and the limit has no routes");
-            self.errors.push(part.span, message);
+            self.errors.push(ErrorCode::Key, part.span, message);
             return None;
         }
         let with_spans: Vec<_> =
@@ -306,17 +312,21 @@ impl<'a> Compiler<'a> {
             if periods.len() > 1 {
                 let message = "an anchor that requests say, and several periods";
                 let help = "give each period a limit of its own";
-                self.errors.push_with_help(anchor.span, message, help);
+                self.errors.push_with_help(ErrorCode::Anchor, anchor.span, message, help);
             }
             if !is_name(name) {
-                self.errors.push(anchor.span, format!("`{name}` is no name of an attribute"));
+                self.errors.push(
+                    ErrorCode::Name,
+                    anchor.span,
+                    format!("`{name}` is no name of an attribute"),
+                );
                 return None;
             }
         } else if periods.iter().all(|period| Anchor::parse(*period, value).is_none()) {
             let message = format!("`{value}` is no anchor of these windows");
             let help = "a month begins on a day 1 to 31, a week on a weekday such as \"monday\", \
                         a day at an hour 0 to 23";
-            self.errors.push_with_help(anchor.span, message, help);
+            self.errors.push_with_help(ErrorCode::Anchor, anchor.span, message, help);
             return None;
         }
         Some(value.into())
@@ -344,7 +354,7 @@ impl<'a> Compiler<'a> {
                             .to_owned()
                     });
                     let message = format!("unknown time zone `{zone_name}`");
-                    self.errors.push_with_help(span, message, help);
+                    self.errors.push_with_help(ErrorCode::UnknownName, span, message, help);
                     return None;
                 }
             },

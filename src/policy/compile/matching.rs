@@ -1,5 +1,6 @@
 //! `on`, `except`, `when` and `unless` to conditions over numbers.
 
+use super::super::code::ErrorCode;
 use super::super::error::did_you_mean;
 use super::super::matcher::{Condition, Matcher, Pattern, Test};
 use super::super::parse::{self, MatchText};
@@ -19,7 +20,7 @@ impl<'a> Compiler<'a> {
                     let class = self.class_named(name);
                     if class.is_some_and(|class| sets.contains(&class)) {
                         let message = format!("class `{}` stands here twice", name.value);
-                        self.errors.push(name.span, message);
+                        self.errors.push(ErrorCode::Duplicate, name.span, message);
                     }
                     sets.extend(class);
                 }
@@ -58,7 +59,12 @@ impl<'a> Compiler<'a> {
                 "method" => {
                     for value in values.iter().filter(|value| value.value == "HEAD") {
                         let help = "write `GET`; it matches both";
-                        self.errors.push_with_help(value.span, "`HEAD` counts as `GET`", help);
+                        self.errors.push_with_help(
+                            ErrorCode::Route,
+                            value.span,
+                            "`HEAD` counts as `GET`",
+                            help,
+                        );
                     }
                     Test::Method(patterns())
                 }
@@ -79,7 +85,12 @@ impl<'a> Compiler<'a> {
                 classes => format!("classes are {}", classes.join(", ")),
             }
         });
-        self.errors.push_with_help(name.span, format!("unknown class `{}`", name.value), help);
+        self.errors.push_with_help(
+            ErrorCode::UnknownName,
+            name.span,
+            format!("unknown class `{}`", name.value),
+            help,
+        );
         None
     }
 
@@ -93,7 +104,12 @@ impl<'a> Compiler<'a> {
                     tiers => format!("tiers are {}", tiers.join(", ")),
                 }
             });
-            self.errors.push_with_help(name.span, format!("unknown tier `{}`", name.value), help);
+            self.errors.push_with_help(
+                ErrorCode::UnknownName,
+                name.span,
+                format!("unknown tier `{}`", name.value),
+                help,
+            );
         }
         known.map(|place| place as u16)
     }

@@ -1,6 +1,7 @@
 //! Sets of routes: classes, lists of routes in limits and rules, and single routes; how two sets
 //! lie to each other.
 
+use super::super::code::ErrorCode;
 use super::super::error::{Errors, Span};
 use super::super::maxima::ROUTES_MAX;
 use super::super::parse::RouteText;
@@ -75,7 +76,7 @@ impl RouteSets {
         if self.is_full() {
             if !full && let Some(span) = span {
                 let message = format!("more than {ROUTES_MAX} routes in lists of this API");
-                errors.push(span, message);
+                errors.push(ErrorCode::Maximum, span, message);
             }
             return 0;
         }
@@ -115,7 +116,7 @@ impl RouteSets {
                 match (self.lies(*known, *set), self.lies(*set, *known)) {
                     (Lies::Around, Lies::Around) => {
                         let message = format!("`{name}` and `{known_name}` are the same requests");
-                        errors.push(*span, message);
+                        errors.push(ErrorCode::Overlap, *span, message);
                     }
                     (Lies::Around, _) => at = place,
                     (Lies::Across(request), Lies::Across(_)) => {
@@ -124,7 +125,7 @@ impl RouteSets {
                             "both match `{request}`, and neither is within the other: which \
                              value counts?"
                         );
-                        errors.push_with_help(*span, message, help);
+                        errors.push_with_help(ErrorCode::Overlap, *span, message, help);
                     }
                     _ => {}
                 }
@@ -144,12 +145,12 @@ fn check_pair(first: &RouteText, second: &RouteText, errors: &mut Errors) {
     } else if let Some(request) = first.route.overlap(&second.route) {
         let message = format!("routes `{a}` and `{b}` overlap");
         let help = format!("both match `{request}`; routes of one list must not");
-        errors.push_with_help(second.text.span, message, help);
+        errors.push_with_help(ErrorCode::Overlap, second.text.span, message, help);
         return;
     } else {
         return;
     };
     let message = format!("unreachable route `{}`", hidden.text.value);
     let help = format!("`{by}` in the same list matches all that it does");
-    errors.push_with_help(hidden.text.span, message, help);
+    errors.push_with_help(ErrorCode::Unreachable, hidden.text.span, message, help);
 }

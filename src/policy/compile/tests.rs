@@ -353,7 +353,7 @@ fn a_problem_is_shown_with_its_line_and_a_caret() {
     let text = "schema = 1\n[api.a]\nlimit.l = { buckte = \"60/min\" }\n";
     let errors = compile(&[Source { name: "p.toml", text }], &SEED).unwrap_err();
     let expected = "\
-error: limit `l` has no kind
+error[kind]: limit `l` has no kind
  --> p.toml:3:7
   |
 3 | limit.l = { buckte = \"60/min\" }
@@ -361,7 +361,7 @@ error: limit `l` has no kind
   |
   = help: give it one, as in `bucket = \"60/min burst 120\"` or `fixed = \"5/min\"`
 
-error: unknown key `buckte`
+error[unknown-key]: unknown key `buckte`
  --> p.toml:3:13
   |
 3 | limit.l = { buckte = \"60/min\" }

@@ -1,5 +1,6 @@
 //! Trees of values to the form in which requests find theirs.
 
+use super::super::code::ErrorCode;
 use super::super::error::Span;
 use super::super::maxima::VALUES_MAX;
 use super::super::parse;
@@ -35,7 +36,7 @@ impl<'a> Compiler<'a> {
             && let Some(branch) = tree.branches().first()
         {
             let message = format!("{leaves} values, allowed are {VALUES_MAX}");
-            self.errors.push(branch.at.span, message);
+            self.errors.push(ErrorCode::Maximum, branch.at.span, message);
             return None;
         }
         self.read_level(tree, what, &Above::default())
@@ -75,7 +76,11 @@ impl<'a> Compiler<'a> {
         above: &Above,
     ) -> Option<Resolved<T>> {
         if above.tier {
-            self.errors.push(branch.at.span, "a table by tier within one by tier");
+            self.errors.push(
+                ErrorCode::Tables,
+                branch.at.span,
+                "a table by tier within one by tier",
+            );
             return None;
         }
         let above = Above { tier: true, ..above.clone() };
@@ -102,7 +107,7 @@ impl<'a> Compiler<'a> {
                     "give it one, for instance \"unlimited\", or a value for `\"*\"`; or deny it \
                      the API: `deny = [{{ when = {{ tier = \"{gap}\" }} }}]`"
                 );
-                self.errors.push_with_help(branch.at.span, message, help);
+                self.errors.push_with_help(ErrorCode::TierGap, branch.at.span, message, help);
             }
         }
         Some(Resolved::Tier { of, other })
@@ -155,12 +160,12 @@ impl<'a> Compiler<'a> {
                 "method" | "path" => "write `.route`".to_owned(),
                 name => format!("write `.{name}`"),
             };
-            self.errors.push_with_help(branch.at.span, message, help);
+            self.errors.push_with_help(ErrorCode::Tables, branch.at.span, message, help);
             return None;
         }
         if above.attributes.contains(&attribute) {
             let message = format!("a table by `{0}` within one by `{0}`", branch.at.value);
-            self.errors.push(branch.at.span, message);
+            self.errors.push(ErrorCode::Tables, branch.at.span, message);
             return None;
         }
         let mut above = above.clone();
@@ -169,7 +174,7 @@ impl<'a> Compiler<'a> {
         if !branch.entries.iter().any(|(key, _)| key.value == OTHERS) {
             let message = format!("values by the attribute `{}` lack `\"*\"`", branch.at.value);
             let help = "requests may say anything: `\"*\" = …` is for all other values, and none";
-            self.errors.push_with_help(branch.at.span, message, help);
+            self.errors.push_with_help(ErrorCode::Missing, branch.at.span, message, help);
         }
         let mut of = Vec::new();
         for (key, tree) in branch.entries.iter().filter(|(key, _)| key.value != OTHERS) {

@@ -1,5 +1,6 @@
 //! `headers`, and texts and bodies by what denied.
 
+use super::super::code::ErrorCode;
 use super::super::error::Errors;
 use super::super::field::Field;
 use super::super::maxima::{HEADERS_MAX, LIST_ENTRIES_MAX, NAME_BYTES_MAX};
@@ -28,7 +29,7 @@ pub(super) fn headers(node: &Node, errors: &mut Errors) -> HeadersText {
     for (entry, shown) in [(from, shows), (reset, shows_reset)] {
         if let Some(entry) = entry.filter(|_| !shown && !unread) {
             let message = format!("`{}` needs a preset that shows it", entry.key.value);
-            errors.push(entry.key.span, message);
+            errors.push(ErrorCode::Misplaced, entry.key.span, message);
         }
     }
     if let Some(entry) = from {
@@ -50,7 +51,7 @@ pub(super) fn headers(node: &Node, errors: &mut Errors) -> HeadersText {
             match role {
                 Some(role) if !preset.roles.contains(&role.value.as_str()) => {
                     let message = format!("unknown role `{}`", role.value);
-                    errors.push_with_help(role.span, message, help());
+                    errors.push_with_help(ErrorCode::UnknownName, role.span, message, help());
                 }
                 _ => {}
             }
@@ -62,7 +63,12 @@ pub(super) fn headers(node: &Node, errors: &mut Errors) -> HeadersText {
         {
             let example = "as in `from = { requests = \"LIMIT\", tokens = \"LIMIT\" }`";
             let message = format!("the preset `{}` needs `from` by role", preset.name);
-            errors.push_with_help(text.span, message, format!("{}, {example}", help()));
+            errors.push_with_help(
+                ErrorCode::Misplaced,
+                text.span,
+                message,
+                format!("{}, {example}", help()),
+            );
         }
     }
     if let Some(text) = reset.and_then(|entry| text(&entry.node, errors)) {
@@ -116,10 +122,18 @@ fn single_headers(entry: Option<&Entry>, errors: &mut Errors) -> Vec<HeaderText>
         let of_token =
             |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
         if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.bytes().all(of_token) {
-            errors.push(entry.key.span, format!("`{name}` is no name of a header"));
+            errors.push(
+                ErrorCode::Name,
+                entry.key.span,
+                format!("`{name}` is no name of a header"),
+            );
         }
         if headers.iter().any(|known| known.name.value.eq_ignore_ascii_case(name)) {
-            errors.push(entry.key.span, format!("header `{name}` stands here twice"));
+            errors.push(
+                ErrorCode::Duplicate,
+                entry.key.span,
+                format!("header `{name}` stands here twice"),
+            );
         }
         if let Some(value) = text(&entry.node, errors) {
             headers.push(HeaderText { name: entry.key.clone(), value: value.clone() });

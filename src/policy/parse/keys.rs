@@ -1,5 +1,6 @@
 //! Tables whose keys are all known, and values of the kind that is expected.
 
+use super::super::code::ErrorCode;
 use super::super::error::{Errors, Span, did_you_mean};
 use super::super::route::Route;
 use super::super::template::is_name;
@@ -35,14 +36,15 @@ impl<'t> Keys<'t> {
 }
 
 pub(super) fn unknown(what: &str, text: &Text, known: &[&str], errors: &mut Errors) {
+    let code = if what == "key" { ErrorCode::UnknownKey } else { ErrorCode::UnknownName };
     let help = did_you_mean(&text.value, known.iter().copied())
         .unwrap_or_else(|| format!("known are {}", known.join(", ")));
-    errors.push_with_help(text.span, format!("unknown {what} `{}`", text.value), help);
+    errors.push_with_help(code, text.span, format!("unknown {what} `{}`", text.value), help);
 }
 
 pub(super) fn too_many(what: &str, found: usize, max: usize, span: Span, errors: &mut Errors) {
     if found > max {
-        errors.push(span, format!("{found} {what}, allowed are {max}"));
+        errors.push(ErrorCode::Maximum, span, format!("{found} {what}, allowed are {max}"));
     }
 }
 
@@ -50,7 +52,7 @@ pub(super) fn check_name(what: &str, name: &Text, errors: &mut Errors) {
     if !is_name(&name.value) {
         let message = format!("`{}` is no name for {} {what}", name.value, article(what));
         let help = "a name is up to 64 letters, digits, `_` and `-`, and begins with a letter";
-        errors.push_with_help(name.span, message, help);
+        errors.push_with_help(ErrorCode::Name, name.span, message, help);
     }
 }
 
@@ -59,7 +61,11 @@ pub(super) fn article(word: &str) -> &'static str {
 }
 
 pub(super) fn expected(node: &Node, what: &str, errors: &mut Errors) {
-    errors.push(node.span, format!("found {}, allowed is {what}", node.value.kind()));
+    errors.push(
+        ErrorCode::Type,
+        node.span,
+        format!("found {}, allowed is {what}", node.value.kind()),
+    );
 }
 
 pub(super) fn table<'t>(node: &'t Node, errors: &mut Errors) -> Option<&'t Table> {
@@ -105,7 +111,11 @@ pub(super) fn integer(node: &Node, min: u64, max: u64, errors: &mut Errors) -> O
     if in_range.is_none() {
         let found = integer.map_or_else(|| "too large".to_owned(), |integer| integer.to_string());
         let allowed = if min == max { min.to_string() } else { format!("{min} to {max}") };
-        errors.push(node.span, format!("the number is {found}, allowed is {allowed}"));
+        errors.push(
+            ErrorCode::Range,
+            node.span,
+            format!("the number is {found}, allowed is {allowed}"),
+        );
     }
     in_range
 }
@@ -126,8 +136,10 @@ pub(in crate::policy) fn route(text: &Text, errors: &mut Errors) -> Option<Route
         Ok(route) => Some(RouteText { text: text.clone(), route }),
         Err(error) => {
             match error.help {
-                Some(help) => errors.push_with_help(text.span, error.message, help),
-                None => errors.push(text.span, error.message),
+                Some(help) => {
+                    errors.push_with_help(ErrorCode::Route, text.span, error.message, help)
+                }
+                None => errors.push(ErrorCode::Route, text.span, error.message),
             }
             None
         }

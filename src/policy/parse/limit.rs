@@ -4,6 +4,7 @@ use crate::engine::command::ChargeOn;
 use crate::engine::quota::{Align, Kind, UNITS_MAX, check_lease};
 use crate::engine::time::Nanos;
 
+use super::super::code::ErrorCode;
 use super::super::error::Errors;
 use super::super::handle::{Mode, Unavailable};
 use super::super::maxima::{KEY_ATTRIBUTES_MAX, LIST_ENTRIES_MAX, NESTED_TABLES_MAX};
@@ -31,7 +32,7 @@ pub(super) fn limit(entry: &Entry, errors: &mut Errors) -> Option<LimitText> {
     check_name("limit", name, errors);
     if NOT_FOR_LIMITS.contains(&name.value.as_str()) {
         let message = format!("`{}` cannot name a limit: templates use it", name.value);
-        errors.push(name.span, message);
+        errors.push(ErrorCode::Name, name.span, message);
     }
     let mut keys = Keys::new(table(&entry.node, errors)?);
     let on = keys.take("on").map(|entry| matches(&entry.node, errors));
@@ -83,7 +84,7 @@ pub(super) fn limit(entry: &Entry, errors: &mut Errors) -> Option<LimitText> {
     let (kind, quota_entry) = kind?;
     let mut only_for = |entry: Option<&Entry>, fits: bool, message: &str| {
         if let Some(entry) = entry.filter(|_| !fits) {
-            errors.push(entry.key.span, message);
+            errors.push(ErrorCode::Misplaced, entry.key.span, message);
         }
     };
     only_for(
@@ -116,12 +117,12 @@ pub(super) fn limit(entry: &Entry, errors: &mut Errors) -> Option<LimitText> {
     if kind == Kind::Concurrent && lease_entry.is_none() {
         let help =
             "a permit whose release is lost frees itself after the lease: `lease = \"2min\"`";
-        errors.push_with_help(quota_entry.key.span, "missing lease", help);
+        errors.push_with_help(ErrorCode::MissingLease, quota_entry.key.span, "missing lease", help);
     }
     if let (Some(lease), Some(entry)) = (lease, lease_entry)
         && let Err(error) = check_lease(lease)
     {
-        errors.push(entry.node.span, error.to_string());
+        errors.push(ErrorCode::Range, entry.node.span, error.to_string());
     }
     let measure = meter.as_ref().map_or(Measure::Count, |meter| Measure::of(&meter.value));
     let terms = QuotaTerms {
@@ -166,12 +167,17 @@ fn kind<'t>(name: &Text, keys: &mut Keys<'t>, errors: &mut Errors) -> Option<(Ki
         [] => {
             let message = format!("limit `{}` has no kind", name.value);
             let help = "give it one, as in `bucket = \"60/min burst 120\"` or `fixed = \"5/min\"`";
-            errors.push_with_help(name.span, message, help);
+            errors.push_with_help(ErrorCode::Kind, name.span, message, help);
             None
         }
         [_, (_, second), ..] => {
             let message = format!("limit `{}` has a second kind", name.value);
-            errors.push_with_help(second.key.span, message, "a limit is of exactly one kind");
+            errors.push_with_help(
+                ErrorCode::Kind,
+                second.key.span,
+                message,
+                "a limit is of exactly one kind",
+            );
             None
         }
     }
@@ -185,7 +191,7 @@ fn quota(node: &Node, terms: &QuotaTerms, errors: &mut Errors) -> Option<QuotaTe
         return match terms.of_number(units) {
             Ok(quota) => Some(quota),
             Err(error) => {
-                errors.push(node.span, error.to_string());
+                errors.push(ErrorCode::Range, node.span, error.to_string());
                 None
             }
         };
@@ -215,7 +221,7 @@ fn check_unlimited(
     let all = quotas.leaves().iter().all(|leaf| matches!(leaf, QuotaText::Unlimited));
     if windowed && all {
         let help = "say in which windows it counts, as in \"unlimited/day\"";
-        errors.push_with_help(entry.node.span, "unlimited in no window", help);
+        errors.push_with_help(ErrorCode::Quota, entry.node.span, "unlimited in no window", help);
     }
     debug_assert!(terms.unlimited(WindowKind::None).kind() == terms.kind);
 }
@@ -229,12 +235,16 @@ fn tree<T>(
 ) -> Option<Tree<T>> {
     let Value::Table(table) = &node.value else { return leaf(node, errors).map(Tree::Leaf) };
     if depth == 0 {
-        errors.push(node.span, format!("tables are nested at most {NESTED_TABLES_MAX} deep"));
+        errors.push(
+            ErrorCode::Maximum,
+            node.span,
+            format!("tables are nested at most {NESTED_TABLES_MAX} deep"),
+        );
         return None;
     }
     let (by, at, list) = selector(node, table, errors)?;
     if list.is_empty() {
-        errors.push(at.span, format!("the table by {} is empty", at.value));
+        errors.push(ErrorCode::Missing, at.span, format!("the table by {} is empty", at.value));
         return None;
     }
     too_many("entries", list.len(), LIST_ENTRIES_MAX, at.span, errors);
@@ -259,7 +269,7 @@ fn selector<'t>(
     let entry = match table.entries.as_slice() {
         [entry] => entry,
         [] => {
-            errors.push_with_help(node.span, "a table without values", help);
+            errors.push_with_help(ErrorCode::Missing, node.span, "a table without values", help);
             return None;
         }
         [first, second, ..] => {
@@ -270,7 +280,7 @@ fn selector<'t>(
                     let (a, b) = (&first.key.value, &second.key.value);
                     let message = format!("values by `{a}` beside values by `{b}`");
                     let help = format!("put one into the other, as in `.{a}.NAME.{b}`");
-                    errors.push_with_help(second.key.span, message, help);
+                    errors.push_with_help(ErrorCode::Tables, second.key.span, message, help);
                 }
             }
             return None;
@@ -283,7 +293,12 @@ fn selector<'t>(
         "attr" => {
             let [attribute] = entries(&entry.node, errors) else {
                 let help = "as in `.attr.region = { eu = …, \"*\" = … }`";
-                errors.push_with_help(entry.key.span, "`attr` names one attribute", help);
+                errors.push_with_help(
+                    ErrorCode::Tables,
+                    entry.key.span,
+                    "`attr` names one attribute",
+                    help,
+                );
                 return None;
             };
             check_name("attribute", &attribute.key, errors);
@@ -321,8 +336,8 @@ fn span(node: &Node, errors: &mut Errors) -> Option<Nanos> {
 pub(super) fn push_quota_error(text: &Text, error: QuotaTextError, errors: &mut Errors) {
     let span = text.span_of(error.at);
     match error.help {
-        Some(help) => errors.push_with_help(span, error.message, help),
-        None => errors.push(span, error.message),
+        Some(help) => errors.push_with_help(ErrorCode::Quota, span, error.message, help),
+        None => errors.push(ErrorCode::Quota, span, error.message),
     }
 }
 
@@ -333,7 +348,7 @@ fn per(node: &Node, errors: &mut Errors) -> Vec<Text> {
     for text in list.into_iter().take(KEY_ATTRIBUTES_MAX) {
         let name = text.value.as_str();
         if names.iter().any(|known| known.value == name) {
-            errors.push(text.span, format!("`{name}` stands in `per` twice"));
+            errors.push(ErrorCode::Duplicate, text.span, format!("`{name}` stands in `per` twice"));
             continue;
         }
         let plain = name.strip_prefix(':').unwrap_or(name);

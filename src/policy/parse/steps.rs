@@ -2,6 +2,7 @@
 
 use crate::engine::time::{Nanos, UtcTime};
 
+use super::super::code::ErrorCode;
 use super::super::error::Errors;
 use super::super::maxima::{LIST_ENTRIES_MAX, TEST_CHECKS_MAX};
 use super::super::tree::{Node, Value};
@@ -25,7 +26,12 @@ pub(super) fn test(node: &Node, errors: &mut Errors) -> Option<TestText> {
         let start = moment::parse_rfc3339(written);
         if start.is_none() {
             let help = "a moment is written as \"2024-05-03T15:28:20Z\"";
-            errors.push_with_help(entry.node.span, format!("`{written}` is no moment"), help);
+            errors.push_with_help(
+                ErrorCode::Test,
+                entry.node.span,
+                format!("`{written}` is no moment"),
+                help,
+            );
         }
         start
     });
@@ -45,14 +51,16 @@ pub(super) fn test(node: &Node, errors: &mut Errors) -> Option<TestText> {
             }
             if checks > TEST_CHECKS_MAX {
                 let message = format!("{checks} checks in a test, allowed are {TEST_CHECKS_MAX}");
-                errors.push(node.span, message);
+                errors.push(ErrorCode::Maximum, node.span, message);
             }
         }
-        Some((node, _)) => errors.push(node.span, "`steps` is a list of at least one table"),
-        None => errors.push(node.span, "the test has no `steps`"),
+        Some((node, _)) => {
+            errors.push(ErrorCode::Type, node.span, "`steps` is a list of at least one table")
+        }
+        None => errors.push(ErrorCode::Missing, node.span, "the test has no `steps`"),
     }
     let Some(api) = api else {
-        errors.push(node.span, "the test has no `api`");
+        errors.push(ErrorCode::Missing, node.span, "the test has no `api`");
         return None;
     };
     Some(TestText {
@@ -68,7 +76,7 @@ pub(super) fn test(node: &Node, errors: &mut Errors) -> Option<TestText> {
 /// What is on record of the requests' identities while the test runs.
 fn identities(node: &Node, errors: &mut Errors) -> Vec<IdentityText> {
     let Value::List(nodes) = &node.value else {
-        errors.push(node.span, "`identities` is a list of tables");
+        errors.push(ErrorCode::Type, node.span, "`identities` is a list of tables");
         return Vec::new();
     };
     too_many("identities", nodes.len(), LIST_ENTRIES_MAX, node.span, errors);
@@ -81,12 +89,21 @@ fn identities(node: &Node, errors: &mut Errors) -> Vec<IdentityText> {
                 "account" => found.0 = Some(value),
                 "tier" => found.1 = Some(value),
                 _ if found.2.is_none() => found.2 = Some((entry.key.clone(), value)),
-                _ => errors.push(entry.key.span, "an identity is one attribute"),
+                _ => errors.push(
+                    ErrorCode::Misplaced,
+                    entry.key.span,
+                    "an identity is one attribute",
+                ),
             }
         }
         let (Some(account), tier, Some((attribute, value))) = found else {
             let help = "as in `{ api_key = \"k1\", account = \"a1\", tier = \"pro\" }`";
-            errors.push_with_help(node.span, "an identity is an attribute and its `account`", help);
+            errors.push_with_help(
+                ErrorCode::Missing,
+                node.span,
+                "an identity is an attribute and its `account`",
+                help,
+            );
             return None;
         };
         Some(IdentityText { attribute, value, account, tier })
@@ -100,7 +117,7 @@ fn step(node: &Node, before: Nanos, errors: &mut Errors) -> Option<StepText> {
     if let Some(text) = keys.take("at").and_then(|entry| text(&entry.node, errors)) {
         match quota_text::span(&text.value) {
             Ok(span) if span < before => {
-                errors.push(text.span, "a step before the one above it");
+                errors.push(ErrorCode::Test, text.span, "a step before the one above it");
             }
             Ok(span) => at = span,
             Err(error) => push_quota_error(text, error, errors),
@@ -142,7 +159,11 @@ fn step(node: &Node, before: Nanos, errors: &mut Errors) -> Option<StepText> {
         ("times", times.is_some()),
     ] {
         if given && !sends && action.is_some() {
-            errors.push(node.span, format!("`{key}` goes with a request that is sent"));
+            errors.push(
+                ErrorCode::Misplaced,
+                node.span,
+                format!("`{key}` goes with a request that is sent"),
+            );
         }
     }
     Some(StepText {
@@ -168,25 +189,34 @@ fn action(node: &Node, keys: &mut Keys<'_>, errors: &mut Errors) -> Option<Actio
     let by = keys.take("by");
     if let Some(release) = release {
         if send.is_some() || adjust.is_some() {
-            errors.push(release.span, "a step either sends, releases or adjusts");
+            errors.push(
+                ErrorCode::Misplaced,
+                release.span,
+                "a step either sends, releases or adjusts",
+            );
         }
         return Some(ActionText::Release(release));
     }
     let Some(send) = send.and_then(|entry| text(&entry.node, errors)).cloned() else {
         let help = "as in `{ send = \"POST /v1/images team=t1\", expect = \"allow\" }`";
-        errors.push_with_help(node.span, "the step has no `send`", help);
+        errors.push_with_help(ErrorCode::Missing, node.span, "the step has no `send`", help);
         return None;
     };
     if let Some(limit) = adjust {
         let Some(by) = by else {
             let help = "`by = -5` gives back five units, `by = 5` takes five more";
-            errors.push_with_help(limit.span, "the step does not say by how much", help);
+            errors.push_with_help(
+                ErrorCode::Missing,
+                limit.span,
+                "the step does not say by how much",
+                help,
+            );
             return None;
         };
         return Some(ActionText::Adjust { limit, send, by: by.node.clone() });
     }
     if let Some(by) = by {
-        errors.push(by.key.span, "`by` goes with `adjust`");
+        errors.push(ErrorCode::Misplaced, by.key.span, "`by` goes with `adjust`");
     }
     let mut costs = Vec::new();
     match cost.map(|entry| &entry.node) {
