@@ -399,6 +399,19 @@ fn an_edit_of_the_numbers_keeps_counters_and_another_window_does_not() {
     assert_eq!(fixed[0], keys("fixed = '9/min, 10/day'")[0]);
     assert_ne!(fixed, keys("fixed = '5/2min'"));
     assert_ne!(fixed, keys("fixed = '5/min', align = 'first'"));
+    let sliding = keys("sliding = '5/min'");
+    assert_ne!(sliding, fixed);
+    assert_eq!(sliding, keys("sliding = '9/60s'"));
+    assert_eq!(sliding, keys("sliding.route = { '/x' = '1/min', '*' = '2/min' }"));
+    assert_ne!(sliding, keys("sliding = '5/2min'"));
+    let calendar = keys("calendar = '5/month'");
+    assert_eq!(calendar[0], keys("calendar = '2/day, 9/month'")[1]);
+    assert_ne!(calendar, keys("calendar = '5/week'"));
+    assert_ne!(calendar, keys("calendar = '5/month', tz = 'Asia/Tokyo'"));
+    assert_ne!(calendar, keys("calendar = '5/month', anchor = 15"));
+    let permits = keys("concurrent = 5, lease = '1min'");
+    assert_eq!(permits, keys("concurrent = 9, lease = '2min', mode = 'shadow'"));
+    assert_eq!(keys("level = 5"), keys("level = 'unlimited'"));
 }
 
 fn mutated() -> impl Strategy<Value = String> {
