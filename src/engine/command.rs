@@ -3,8 +3,8 @@
 use super::key::Key;
 use super::quota::Quota;
 
-/// The most charges in one check.
-pub const CHARGES_MAX: usize = 64;
+/// The most charges in one check. (A model's threads have small stacks.)
+pub const CHARGES_MAX: usize = if cfg!(table_model) { 4 } else { 64 };
 
 /// Number of a limit within the table: whose counters are counted and capped together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -35,6 +35,8 @@ pub(crate) enum Mutant {
     ReleaseFreesMore,
     /// A permit that was given back can still be renewed.
     RenewAfterLapse,
+    /// Whoever gives a permit back trusts what it saw before it held the counter.
+    ReleaseTrustsFirstLook,
     /// A level takes one unit too many.
     LevelPlusOne,
     /// Giving back more than a level holds leaves a credit.
