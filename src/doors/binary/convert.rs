@@ -184,6 +184,7 @@ pub(super) fn with_prepared<R>(
             usage: match slot.slot_use {
                 SlotUse::Route => status::SlotUse::Route,
                 SlotUse::Key => status::SlotUse::Key,
+                SlotUse::Select => status::SlotUse::Select,
                 SlotUse::Text => status::SlotUse::Text,
             },
             required: slot.required,
@@ -198,6 +199,7 @@ pub(super) fn with_prepared<R>(
             kind: kind(limit.kind()),
             mode: match limit.mode {
                 Mode::Enforce => status::Mode::Enforce,
+                Mode::Shadow => status::Mode::Shadow,
                 Mode::Off => status::Mode::Off,
             },
             limit: limit.quota.limit(),

@@ -980,7 +980,7 @@ impl<F: FnMut() -> Now> Work<'_, '_, F> {
                 let Ok(check) = Check::decode(&message, request::Intent::Peek) else { return };
                 with_values(&check.values, handle.slots().len(), |values| {
                     let request = policy::Request { values, costs: &[] };
-                    handle.render(limits, &request, decision, readings, rendered);
+                    handle.render(resolved, limits, &request, decision, readings, rendered);
                 });
             }
             Answered::FailedOpen(_) => {
@@ -1110,7 +1110,7 @@ impl Wrong {
                         .unwrap_or_default(),
                     found: match found {
                         Found::Missing => None,
-                        Found::TooLong { .. } => Some(b""),
+                        Found::Unfit | Found::TooLong { .. } => Some(b""),
                     },
                 };
                 encode(&answer.with_detail(detail))
