@@ -43,7 +43,8 @@ pub struct Charge {
     pub key: Key,
     /// By which numbers. They are part of the check; only usage is part of the counter.
     pub quota: Quota,
-    /// Units to take, `0..=UNITS_MAX`. Zero takes nothing and fits unless there is debt.
+    /// Units to take, `0..=UNITS_MAX`. Zero takes nothing, and fits unless there is debt; on a level
+    /// it always fits.
     pub cost: u64,
     /// Whose counters this one is counted with.
     pub limit: LimitId,

@@ -22,9 +22,10 @@ impl Level {
         self.units
     }
 
+    /// What adds nothing fits, however much is held: who is over may still look and delete.
     #[inline]
     pub(super) fn fits(&self, used: u64, cost: u64) -> bool {
         let more = u64::from(planted(Mutant::LevelPlusOne));
-        self.units == UNLIMITED || used.saturating_add(cost) <= self.units + more
+        cost == 0 || self.units == UNLIMITED || used.saturating_add(cost) <= self.units + more
     }
 }

@@ -278,6 +278,7 @@ impl Book {
                 backlog + u128::from(cost) * u128::from(window) <= span
             }
             Numbers::Cap { units } => cost <= units,
+            Numbers::Level { .. } if cost == 0 => true,
             _ if numbers.limit() == UNLIMITED => true,
             _ => self.units(numbers) + u128::from(cost) <= u128::from(numbers.limit()),
         }
