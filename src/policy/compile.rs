@@ -28,6 +28,7 @@ pub(super) fn compile(sources: &[Source<'_>], seed: &Seed) -> Result<Policy, Loa
     let mut policy = Policy {
         version: version(sources),
         handles: Vec::new(),
+        places: Vec::new(),
         limits: Vec::new(),
         tests: Vec::new(),
     };
@@ -42,6 +43,7 @@ pub(super) fn compile(sources: &[Source<'_>], seed: &Seed) -> Result<Policy, Loa
         for api in &apis {
             Compiler::new(api, seed, &mut errors).compile(&mut policy);
         }
+        policy.find_places();
         if errors.len() == 0 {
             policy.tests = tests
                 .iter()

@@ -22,6 +22,8 @@ use super::values::Values;
 #[derive(Clone)]
 pub struct Handle {
     pub(super) number: u32,
+    /// The API's number in counts, from 0.
+    pub(super) api_number: u16,
     pub(super) layout: u64,
     pub(super) api: Box<str>,
     pub(super) class: Option<Box<str>>,
@@ -320,6 +322,12 @@ impl Handle {
     /// Its number within the policy, from 1.
     pub fn number(&self) -> u32 {
         self.number
+    }
+
+    /// The number of its API in counts, from 0.
+    #[inline]
+    pub fn api_number(&self) -> usize {
+        usize::from(self.api_number)
     }
 
     /// A hash of everything that a caller addresses by position: where it is the same, so are

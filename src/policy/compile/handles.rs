@@ -115,6 +115,7 @@ impl Compiler<'_> {
         let follows_calendar = flat.iter().any(|limit| limit.calendar.is_some());
         let mut handle = Handle {
             number: 0,
+            api_number: 0,
             layout: 0,
             api: text.name.value.as_str().into(),
             class: class.map(|class| self.classes[usize::from(class)].into()),
