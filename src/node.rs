@@ -1,5 +1,8 @@
 //! Wires everything; the order of starting and stopping.
 
+mod log;
+mod reload;
+
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -150,16 +153,18 @@ pub fn run(config: &Config, ready: impl FnOnce(&str)) -> Result<(), StartError> 
         &seed,
         clock,
         loaded,
-    );
+    )
+    .map_err(|error| StartError::Policy(error.to_string()))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|source| StartError::System { what: "event loop", source })?;
-    runtime.block_on(serve(config, instance, ready))
+    runtime.block_on(serve(config, seed, instance, ready))
 }
 
 async fn serve(
     config: &Config,
+    seed: Seed,
     instance: Arc<Instance>,
     ready: impl FnOnce(&str),
 ) -> Result<(), StartError> {
@@ -190,6 +195,14 @@ async fn serve(
     let (stop_admin, stopped) = watch::channel(false);
     let admin = tokio::spawn(admin.serve(stopping(stopped)));
     let upkeep = tokio::spawn(upkeep(Arc::clone(&instance), vitals));
+    let journal = tokio::spawn(log::run(Arc::clone(&instance)));
+    let hang_up = signals(SignalKind::hangup())?;
+    let reload = tokio::spawn(reload::run(
+        config.policy.clone(),
+        seed,
+        Arc::clone(&instance),
+        hang_up,
+    ));
 
     let loaded = instance.policy.load();
     ready(&format!(
@@ -219,7 +232,9 @@ async fn serve(
         _ = terminate.recv() => exit_at_once(),
         _ = interrupt.recv() => exit_at_once(),
     }
-    upkeep.abort();
+    for task in [upkeep, journal, reload] {
+        task.abort();
+    }
     Ok(())
 }
 
@@ -241,6 +256,7 @@ async fn upkeep(instance: Arc<Instance>, vitals: Arc<admin::Vitals>) {
             _ = steers.tick() => {
                 let ahead_nanos = instance.clock.steer();
                 vitals.observe(&instance, ahead_nanos);
+                instance.forget_ended();
             }
         }
     }

@@ -89,6 +89,13 @@ const ARROWS: &[Arrow] = &[
         instead: "node wires everything but the command line, which calls it",
     },
     Arrow {
+        of: "src/node",
+        may: &[
+            "node", "config", "policy", "engine", "clock", "doors", "metrics", "disk", "cluster",
+        ],
+        instead: "node wires everything but the command line, which calls it",
+    },
+    Arrow {
         of: "src/main.rs",
         may: &["cli", "node"],
         instead: "main hands the arguments to `cli` and returns its exit code",
@@ -156,7 +163,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("tollkeeper_protocol", &["src/doors/binary", "src/cli", "src/node.rs"]),
     // Two texts in this format: policies, with places, and the config file, without.
     ("toml", &["src/policy/tree.rs", "src/config/raw.rs"]),
-    ("tracing", &["src/node.rs"]),
+    ("tracing", &["src/node.rs", "src/node"]),
     ("tracing_subscriber", &["src/cli/serve.rs"]),
     ("ureq", &["src/cli"]),
 ];

@@ -32,6 +32,18 @@ pub const VALUES_MAX: usize = 8192;
 /// Rules of one API that deny or let pass.
 pub const RULES_MAX: usize = 1024;
 
+/// Identities on record.
+pub const IDENTITIES_MAX: usize = 1 << 20;
+
+/// Overrides at one time.
+pub const OVERRIDES_MAX: usize = 10_000;
+
+/// Counters that one override names, each window by itself, where it leaves parts of the key out.
+pub const OVERRIDE_COUNTERS_MAX: usize = 4096;
+
+/// Bytes of the reason of an override, and of who set it.
+pub const REASON_BYTES_MAX: usize = 256;
+
 /// Bytes of a text that a policy names, rendered; a longer one is cut.
 pub const TEXT_BYTES_MAX: usize = 1024;
 

@@ -79,7 +79,7 @@ pub use handle::{Handle, Limit, Mode, One, Rule, RuleEffect, Slot, SlotUse, Unav
 pub use overrides::{Override, OverrideText, Overrides};
 pub use resolve::{Context, Found, Request, ResolveError, Resolved, Scratch};
 pub use script::{Failure, Test, TestOutcome, TestReport, render_report};
-pub use subject::{Account, Identities};
+pub use subject::{Account, Identities, Identity, TooMany};
 
 use crate::engine::command::LimitId;
 use crate::engine::key::Seed;
@@ -153,6 +153,11 @@ impl Policy {
     /// A hash of the texts, the same on every machine; never 0.
     pub fn version(&self) -> u64 {
         self.version
+    }
+
+    /// The version of a policy of these texts.
+    pub fn version_of<'a>(texts: impl IntoIterator<Item = &'a str>) -> u64 {
+        compile::version(texts)
     }
 
     /// Every handle: each API, followed by its classes.

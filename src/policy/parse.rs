@@ -13,7 +13,7 @@ use super::code::ErrorCode;
 use super::error::{Errors, Span};
 use super::field::Field;
 use super::handle::{Mode, Unavailable};
-use super::maxima::LIST_ENTRIES_MAX;
+use super::maxima::{LIST_ENTRIES_MAX, SLOTS_MAX};
 use super::presets::Preset;
 use super::quota_text::{QuotaTerms, QuotaText};
 use super::route::Route;
@@ -37,6 +37,8 @@ pub(super) struct ApiText {
     pub(super) tier_default: Option<Text>,
     /// Attributes of which any one stands for an account.
     pub(super) identities: Vec<Text>,
+    /// Attributes that may be logged of a denied request.
+    pub(super) log_attributes: Vec<Text>,
     pub(super) classes: Vec<ClassText>,
     /// Those that deny, then those that let pass.
     pub(super) rules: Vec<RuleText>,
@@ -239,6 +241,7 @@ fn api(entry: &Entry, errors: &mut Errors) -> Option<ApiText> {
         tiers: Vec::new(),
         tier_default: None,
         identities: Vec::new(),
+        log_attributes: Vec::new(),
         classes: Vec::new(),
         rules: Vec::new(),
         limits: Vec::new(),
@@ -255,6 +258,9 @@ fn api(entry: &Entry, errors: &mut Errors) -> Option<ApiText> {
     }
     if let Some(entry) = keys.take("subject") {
         api.identities = identities(&entry.node, errors);
+    }
+    if let Some(entry) = keys.take("log_attrs") {
+        api.log_attributes = logged(&entry.node, errors);
     }
     if let Some(entry) = keys.take("class") {
         for entry in entries(&entry.node, errors) {
@@ -294,6 +300,23 @@ fn api(entry: &Entry, errors: &mut Errors) -> Option<ApiText> {
     }
     keys.finish(errors);
     Some(api)
+}
+
+/// Names of attributes, each once.
+fn logged(node: &Node, errors: &mut Errors) -> Vec<Text> {
+    let names = texts(node, errors);
+    too_many("attributes", names.len(), SLOTS_MAX, node.span, errors);
+    let mut known: Vec<Text> = Vec::new();
+    for name in names.iter().take(SLOTS_MAX) {
+        check_name("attribute", name, errors);
+        if known.iter().any(|before| before.value == name.value) {
+            let message = format!("attribute `{}` stands here twice", name.value);
+            errors.push(ErrorCode::Duplicate, name.span, message);
+        } else {
+            known.push((*name).clone());
+        }
+    }
+    known
 }
 
 /// A list of names, or a table of names with what people call them.

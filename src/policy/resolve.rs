@@ -425,8 +425,12 @@ impl Limit {
         context: &Context<'_>,
         calendars: &mut CalendarCache,
     ) -> Result<Option<Charge>, Wrong> {
+        let overrides = context.overrides.filter(|overrides| overrides.touches(self.id));
         if self.mode == Mode::Off {
-            return Ok(None);
+            let Some(overrides) = overrides else { return Ok(None) };
+            if !self.is_turned_on(overrides, facts, context.now) {
+                return Ok(None);
+            }
         }
         let bad_tier = |_| Wrong::Value(facts.bad_tier(self.tier_slot));
         let Some(Some(quota)) = self.quotas.find(facts).map_err(bad_tier)? else {
@@ -438,7 +442,7 @@ impl Limit {
             return Err(Wrong::Value(bad.unwrap_or((0, Found::Missing))));
         };
         let mut effect = self.effect();
-        if let Some(overrides) = context.overrides
+        if let Some(overrides) = overrides
             && let Some(found) = overrides.find(self.id, key, context.now)
         {
             quota = found.quota.unwrap_or(quota);
@@ -470,6 +474,14 @@ impl Limit {
                 .ok_or(Wrong::Cost(*amount))?,
         };
         Ok(Some(Charge { key, quota, cost, limit: self.id, effect, on: self.charge_on }))
+    }
+
+    /// Whether an override has the limit in force for this request, though the policy has it off.
+    #[cold]
+    fn is_turned_on(&self, overrides: &Overrides, facts: &Facts<'_>, now: UtcTime) -> bool {
+        let key = key::key(&self.space, &self.per, facts);
+        let found = key.and_then(|key| overrides.find(self.id, key, now));
+        found.is_some_and(|found| matches!(found.mode, Some(Mode::Enforce | Mode::Shadow)))
     }
 
     /// Whether a request without one of the limit's values passes it by. A limit that decides

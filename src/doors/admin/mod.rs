@@ -30,7 +30,7 @@ mod listener;
 use std::time::Duration;
 
 pub use listener::Listener;
-pub use status::{LimitStatus, PolicyStatus, Rate, Status, Used};
+pub use status::{LimitStatus, PolicyStatus, Rate, ReloadFailure, Status, Used};
 pub use vitals::Vitals;
 
 /// The most bytes of a request's body.
