@@ -61,6 +61,14 @@ pub enum StartError {
         /// The operating system's reason.
         source: io::Error,
     },
+    /// Operator: the token for changes cannot be had.
+    #[error("admin-token-file {}: {why}", path.display())]
+    Token {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        why: String,
+    },
     /// Operator: a policy is wrong; the text shows where.
     #[error("{0}")]
     Policy(String),
@@ -174,8 +182,9 @@ async fn serve(
         (signals(SignalKind::terminate())?, signals(SignalKind::interrupt())?);
     let listen = |door, address| move |source| StartError::Listen { door, address, source };
 
+    let access = access(config)?;
     let vitals = Arc::new(admin::Vitals::start(&instance));
-    let admin = admin::Listener::open(config.admin, Arc::clone(&instance), Arc::clone(&vitals))
+    let admin = admin::Listener::open(config.admin, Arc::clone(&instance), Arc::clone(&vitals), access)
         .map_err(listen("admin", config.admin))?;
     let admin_address = admin.address().map_err(listen("admin", config.admin))?;
     let binary = binary::Listener::open(
@@ -236,6 +245,25 @@ async fn serve(
         task.abort();
     }
     Ok(())
+}
+
+/// Who may change what is in force.
+fn access(config: &Config) -> Result<admin::Access, StartError> {
+    let wrong = |path: &Path, why: &dyn core::fmt::Display| {
+        StartError::Token { path: path.to_owned(), why: why.to_string() }
+    };
+    let token = match &config.admin_token_file {
+        None => None,
+        Some(path) => Some((
+            path,
+            std::fs::read_to_string(path).map_err(|error| wrong(path, &error))?,
+        )),
+    };
+    let text = token.as_ref().map(|(_, text)| text.as_str());
+    admin::Access::new(config.admin.ip(), text).map_err(|error| match &token {
+        Some((path, _)) => wrong(path, &error),
+        None => wrong(Path::new(""), &error),
+    })
 }
 
 /// A second signal means that the operator will not wait for threads that still serve.

@@ -30,6 +30,10 @@ pub(super) struct Serve {
     /// Address of metrics, health and the JSON API [default: 127.0.0.1:7442]
     #[arg(long, value_name = "ADDR", env = "TOLLKEEPER_ADMIN")]
     admin: Option<SocketAddr>,
+    /// File with a token of 16 characters or more, which changes on the admin address then need;
+    /// without one only a loopback address takes changes
+    #[arg(long, value_name = "FILE", env = "TOLLKEEPER_ADMIN_TOKEN_FILE")]
+    admin_token_file: Option<PathBuf>,
     /// The most counters in memory; a new key beyond gets TABLE_FULL [default: 16777216]
     #[arg(long, value_name = "N", env = "TOLLKEEPER_MAX_KEYS")]
     max_keys: Option<u64>,
@@ -67,6 +71,7 @@ impl Serve {
         let typed = Raw {
             listen: self.listen,
             admin: self.admin,
+            admin_token_file: self.admin_token_file,
             policy: self.policy,
             max_keys: self.max_keys,
             max_connections: self.max_connections,

@@ -12,6 +12,7 @@ use crate::config::ADMIN;
 use crate::doors::admin::{LimitStatus, Rate, Status as Glance, Used};
 
 use super::fail;
+use super::text::count;
 
 /// How long the answer may take.
 const TIME_MAX: Duration = Duration::from_secs(5);
@@ -96,6 +97,8 @@ fn as_text(status: &Glance) -> String {
     let mut text = format!(
         "tollkeeper {} · up {} · {}\n\
          policy       {} · version {} · {} old\n\
+         {}\
+         changes      {} · {} failed · {} · {}\n\
          keys         {} · table {}\n\
          checks       {}\n\
          denials      {}\n\
@@ -106,6 +109,21 @@ fn as_text(status: &Glance) -> String {
         policy.origin,
         policy.version,
         span(policy.age_seconds),
+        match &policy.last_error {
+            None => String::new(),
+            Some(error) => format!(
+                "             not in force for {}: {}\n",
+                span(error.age_seconds),
+                error.message
+            ),
+        },
+        count(policy.reloads, "reload"),
+        policy.failed_reloads,
+        count(policy.overrides, "override"),
+        match policy.identities {
+            1 => "1 identity".to_owned(),
+            many => format!("{many} identities"),
+        },
         used(keys),
         bytes(status.table_bytes),
         rate(&status.checks),
@@ -202,7 +220,7 @@ fn span(seconds: f64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use crate::doors::admin::PolicyStatus;
+    use crate::doors::admin::{PolicyStatus, ReloadFailure};
 
     use super::*;
 
@@ -226,6 +244,14 @@ mod tests {
                 origin: "built-in example \"media\"".into(),
                 version: "00000000000000ab".into(),
                 age_seconds: 90_061.0,
+                reloads: 1,
+                failed_reloads: 1,
+                last_error: Some(ReloadFailure {
+                    message: "media.toml:7:3: unknown key `brust`".into(),
+                    age_seconds: 65.0,
+                }),
+                overrides: 2,
+                identities: 3,
             },
             apis: vec!["media".into()],
             limits: vec![limit("images_post", None, 12, 1), limit("read", Some("day"), 1, 120)],
@@ -239,6 +265,8 @@ mod tests {
         let expected = "\
 tollkeeper 0.1.0 · up 3 min 12 s · serving
 policy       built-in example \"media\" · version 00000000000000ab · 1 d 1 h old
+             not in force for 1 min 5 s: media.toml:7:3: unknown key `brust`
+changes      1 reload · 1 failed · 2 overrides · 3 identities
 keys         13 of 1000 · table 1.2 MB
 checks       121 · 12.1 a second
 denials      1 · 0.1 a second

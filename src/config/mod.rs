@@ -21,6 +21,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Address of the admin door.
     pub admin: SocketAddr,
+    /// File with the token that changes on the admin door need.
+    pub admin_token_file: Option<PathBuf>,
     /// Policy file, or directory of them; `None` is the built-in example.
     pub policy: Option<PathBuf>,
     /// The most counters in the table.
@@ -54,6 +56,7 @@ impl Config {
         Ok(Self {
             listen: typed.listen.or(file.listen).unwrap_or(LISTEN),
             admin: typed.admin.or(file.admin).unwrap_or(ADMIN),
+            admin_token_file: typed.admin_token_file.or(file.admin_token_file),
             policy: typed.policy.or(file.policy),
             keys_max,
             workers,

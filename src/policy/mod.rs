@@ -56,6 +56,8 @@ mod overrides;
 
 mod resolve;
 
+mod explain;
+
 mod answer;
 
 mod script;
@@ -73,6 +75,7 @@ pub use answer::Rendered;
 pub use code::ErrorCode;
 pub use diff::{Change, Fate, diff};
 pub(crate) use error::did_you_mean;
+pub use explain::{Explained, Explanation, Taken, Use, moment_of, moment_text};
 pub use error::{LoadError, LoadErrors};
 pub use numbers::{Numbers, RunOut};
 pub use handle::{Handle, Limit, Mode, One, Rule, RuleEffect, Slot, SlotUse, Unavailable};

@@ -57,9 +57,9 @@ impl Context<'_> {
 /// Buffers that one thread reuses for all its requests.
 #[derive(Clone, Debug, Default)]
 pub struct Scratch {
-    path: Vec<u8>,
-    matched: Vec<u64>,
-    calendars: CalendarCache,
+    pub(super) path: Vec<u8>,
+    pub(super) matched: Vec<u64>,
+    pub(super) calendars: CalendarCache,
 }
 
 /// Where a request's charges and limits were appended.
@@ -296,24 +296,14 @@ impl Handle {
 
     /// What is known of the request before any limit is looked at.
     #[inline]
-    fn facts<'f>(
+    pub(super) fn facts<'f>(
         &'f self,
         request: &Request<'f>,
         context: &Context<'f>,
         path: &'f mut Vec<u8>,
         matched: &'f mut Vec<u64>,
     ) -> Result<Facts<'f>, ResolveError> {
-        let mut facts = Facts {
-            request: *request,
-            matched: self.known.bits(),
-            method: &[],
-            path: &[],
-            tier: None,
-            tier_name: None,
-            says_tier: false,
-            account_slot: None,
-            account: None,
-        };
+        let mut facts = self.unrouted(request);
         if let Some(router) = &self.router {
             let method = self.route_value(request, 0, VALUE_BYTES_MAX)?;
             facts.method = if method == b"HEAD" { b"GET" } else { method };
@@ -325,6 +315,32 @@ impl Handle {
             self.find_subject(request, context, &mut facts);
         }
         Ok(facts)
+    }
+
+    /// What is known of the subject of a request, without its route.
+    pub(super) fn subject_facts<'f>(
+        &'f self,
+        request: &Request<'f>,
+        context: &Context<'f>,
+    ) -> Facts<'f> {
+        let mut facts = self.unrouted(request);
+        self.find_subject(request, context, &mut facts);
+        facts
+    }
+
+    #[inline]
+    fn unrouted<'f>(&'f self, request: &Request<'f>) -> Facts<'f> {
+        Facts {
+            request: *request,
+            matched: self.known.bits(),
+            method: &[],
+            path: &[],
+            tier: None,
+            tier_name: None,
+            says_tier: false,
+            account_slot: None,
+            account: None,
+        }
     }
 
     /// Whose request it is: an account, by itself or by one of its identities, and its tier.
@@ -378,7 +394,7 @@ impl Handle {
 
     /// The rule that answers the request, if one does.
     #[inline]
-    fn rule_for(&self, facts: &Facts<'_>) -> Option<u16> {
+    pub(super) fn rule_for(&self, facts: &Facts<'_>) -> Option<u16> {
         let fits = |(when, unless): &(Option<super::matcher::Matcher>, super::matcher::Matcher)| {
             when.as_ref().is_none_or(|when| when.holds(facts)) && !unless.holds(facts)
         };
@@ -405,7 +421,7 @@ impl Handle {
 pub(super) const REQUESTS: &str = "requests";
 
 /// Why a limit has no charge for a request.
-enum Wrong {
+pub(super) enum Wrong {
     Value(Bad),
     Cost(u64),
 }
@@ -419,7 +435,7 @@ impl Limit {
     /// The charge for a request to which the limit applies; `None` if it is off, or if its tables
     /// have no value for the request.
     #[inline]
-    fn charge(
+    pub(super) fn charge(
         &self,
         facts: &Facts<'_>,
         context: &Context<'_>,
@@ -486,7 +502,7 @@ impl Limit {
 
     /// Whether a request without one of the limit's values passes it by. A limit that decides
     /// nothing cannot make a request wrong.
-    fn lets_pass(&self, found: Found) -> bool {
+    pub(super) fn lets_pass(&self, found: Found) -> bool {
         self.mode == Mode::Shadow || (self.skip_missing && found == Found::Missing)
     }
 }
