@@ -184,8 +184,9 @@ async fn serve(
 
     let access = access(config)?;
     let vitals = Arc::new(admin::Vitals::start(&instance));
-    let admin = admin::Listener::open(config.admin, Arc::clone(&instance), Arc::clone(&vitals), access)
-        .map_err(listen("admin", config.admin))?;
+    let admin =
+        admin::Listener::open(config.admin, Arc::clone(&instance), Arc::clone(&vitals), access)
+            .map_err(listen("admin", config.admin))?;
     let admin_address = admin.address().map_err(listen("admin", config.admin))?;
     let binary = binary::Listener::open(
         config.listen,
@@ -206,12 +207,8 @@ async fn serve(
     let upkeep = tokio::spawn(upkeep(Arc::clone(&instance), vitals));
     let journal = tokio::spawn(log::run(Arc::clone(&instance)));
     let hang_up = signals(SignalKind::hangup())?;
-    let reload = tokio::spawn(reload::run(
-        config.policy.clone(),
-        seed,
-        Arc::clone(&instance),
-        hang_up,
-    ));
+    let reload =
+        tokio::spawn(reload::run(config.policy.clone(), seed, Arc::clone(&instance), hang_up));
 
     let loaded = instance.policy.load();
     ready(&format!(
@@ -249,15 +246,15 @@ async fn serve(
 
 /// Who may change what is in force.
 fn access(config: &Config) -> Result<admin::Access, StartError> {
-    let wrong = |path: &Path, why: &dyn core::fmt::Display| {
-        StartError::Token { path: path.to_owned(), why: why.to_string() }
+    let wrong = |path: &Path, why: &dyn core::fmt::Display| StartError::Token {
+        path: path.to_owned(),
+        why: why.to_string(),
     };
     let token = match &config.admin_token_file {
         None => None,
-        Some(path) => Some((
-            path,
-            std::fs::read_to_string(path).map_err(|error| wrong(path, &error))?,
-        )),
+        Some(path) => {
+            Some((path, std::fs::read_to_string(path).map_err(|error| wrong(path, &error))?))
+        }
     };
     let text = token.as_ref().map(|(_, text)| text.as_str());
     admin::Access::new(config.admin.ip(), text).map_err(|error| match &token {

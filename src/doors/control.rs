@@ -8,7 +8,7 @@ use crate::engine::time::UtcTime;
 use crate::policy::maxima::{IDENTITIES_MAX, OVERRIDES_MAX, REASON_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::policy::{
     Account, Change, Context, Identities, Mode, Numbers, OverrideText, Overrides, Policy, RunOut,
-    diff, did_you_mean,
+    did_you_mean, diff,
 };
 
 use super::journal::Event;
@@ -127,9 +127,10 @@ pub struct OverrideRecord {
 
 impl OverrideRecord {
     fn add_to(&self, overrides: &mut Overrides, policy: &Policy) -> Result<usize, String> {
-        let key: Option<Vec<(&str, &[u8])>> = self.key.as_ref().map(|key| {
-            key.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect()
-        });
+        let key: Option<Vec<(&str, &[u8])>> = self
+            .key
+            .as_ref()
+            .map(|key| key.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect());
         let text = OverrideText {
             api: &self.api,
             limit: &self.limit,
@@ -148,7 +149,8 @@ impl OverrideRecord {
     /// For whom it is, for people.
     pub fn whom(&self) -> String {
         let Some(key) = &self.key else { return "*".to_owned() };
-        let parts: Vec<String> = key.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let parts: Vec<String> =
+            key.iter().map(|(name, value)| format!("{name}={value}")).collect();
         parts.join(" ")
     }
 }
@@ -303,9 +305,8 @@ impl Instance {
         let mut state = self.control.lock();
         let loaded = self.policy.load_full();
         // On its own first: what does not fit leaves no trace.
-        let count = record
-            .add_to(&mut Overrides::default(), &loaded.policy)
-            .map_err(Failure::Wrong)?;
+        let count =
+            record.add_to(&mut Overrides::default(), &loaded.policy).map_err(Failure::Wrong)?;
         let place = state.overrides.iter().position(|standing| {
             standing.record.is_for(&record.api, &record.limit, record.key.as_deref())
         });
@@ -427,15 +428,18 @@ impl Instance {
         for (what, text) in [("value", value), ("account", &account.account)] {
             if text.is_empty() || text.len() > VALUE_BYTES_MAX {
                 let bytes = text.len();
-                let message = format!("`{what}` has {bytes} bytes, allowed are 1 to {VALUE_BYTES_MAX}");
+                let message =
+                    format!("`{what}` has {bytes} bytes, allowed are 1 to {VALUE_BYTES_MAX}");
                 return Err(Failure::Wrong(message));
             }
         }
         let mut changed = loaded.copy();
-        let before = changed.identities.put(api, attribute, value.as_bytes(), account).map_err(|_| {
-            let message = format!("there are {IDENTITIES_MAX} identities, which is all there may be");
-            Failure::TooMany(message)
-        })?;
+        let before =
+            changed.identities.put(api, attribute, value.as_bytes(), account).map_err(|_| {
+                let message =
+                    format!("there are {IDENTITIES_MAX} identities, which is all there may be");
+                Failure::TooMany(message)
+            })?;
         self.policy.store(Arc::new(changed));
         Ok(before)
     }

@@ -97,7 +97,10 @@ fn reload(path: &Path, texts: Texts, seed: &Seed, instance: &Instance) {
         Err(errors) => {
             for error in errors.iter() {
                 let help = error.help.as_ref().map_or(String::new(), |help| format!("; {help}"));
-                tracing::error!(code = error.code.name(), "the policy in force stays: {error}{help}");
+                tracing::error!(
+                    code = error.code.name(),
+                    "the policy in force stays: {error}{help}"
+                );
             }
             let first = errors.iter().next().map_or_else(String::new, ToString::to_string);
             return failed(match errors.iter().count() {

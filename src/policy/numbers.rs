@@ -112,7 +112,10 @@ mod tests {
         );
         let before = first.handle_of("m", Some("c")).unwrap().number();
         numbers.assign(&mut first).unwrap();
-        assert_eq!(ids(&first), [("m.l.".into(), 1), ("m.n.minute".into(), 2), ("m.n.day".into(), 3)]);
+        assert_eq!(
+            ids(&first),
+            [("m.l.".into(), 1), ("m.n.minute".into(), 2), ("m.n.day".into(), 3)]
+        );
         assert_eq!(first.handle_of("m", Some("c")).unwrap().number(), before);
         let mut second = policy(
             "[api.a.limit]\nx = { bucket = '1/s' }\n[api.m]\nclass.b = ['/b']\nclass.c = ['/c']\n\
@@ -144,7 +147,8 @@ mod tests {
     fn numbers_run_out() {
         let mut numbers = Numbers::default();
         for round in 0..=LIMITS_MAX / 512 {
-            let names = (0..512).map(|name| format!("l{round}x{name} = {{ bucket = '1/s', mode = 'off' }}\n"));
+            let names = (0..512)
+                .map(|name| format!("l{round}x{name} = {{ bucket = '1/s', mode = 'off' }}\n"));
             let mut policy = policy(&format!("[api.m.limit]\n{}", names.collect::<String>()));
             let result = numbers.clone().assign(&mut policy);
             let full = round == LIMITS_MAX / 512;

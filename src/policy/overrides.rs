@@ -148,7 +148,9 @@ impl Overrides {
                            for `*`";
             return Err(message.to_owned());
         }
-        let mut names: Vec<&str> = handle.limits.iter().map(|limit| &*limit.name).collect();
+        // One that is off is no part of what is to stop; it comes on by its own name only.
+        let on = handle.limits.iter().filter(|limit| limit.mode != Mode::Off);
+        let mut names: Vec<&str> = on.map(|limit| &*limit.name).collect();
         names.dedup();
         names.iter().map(|limit| self.add(policy, &OverrideText { limit, ..*text })).sum()
     }

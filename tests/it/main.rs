@@ -5,4 +5,5 @@ mod support;
 mod cli;
 mod drain;
 mod media;
+mod operate;
 mod policy;

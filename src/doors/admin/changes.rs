@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::doors::{Instance, OverrideRecord, Standing};
-use crate::engine::time::UtcTime;
+use crate::engine::time::{Nanos, UtcTime};
 use crate::policy::{Account, Identity, Mode, Policy, moment_of, moment_text, span};
 
 use super::json;
@@ -175,7 +175,7 @@ pub(super) fn set(body: &[u8], now: UtcTime) -> Result<OverrideRecord, Bad> {
             ))
         })?),
         (None, Some(text)) => {
-            let span = span(&text).map_err(|error| wrong(format!("field `for`: {error}")))?;
+            let span = span_of(&text).map_err(|error| wrong(format!("field `for`: {error}")))?;
             Some(now.after(span))
         }
         (Some(_), Some(_)) => {
@@ -184,11 +184,11 @@ pub(super) fn set(body: &[u8], now: UtcTime) -> Result<OverrideRecord, Bad> {
     };
     let mode = match fields.text("mode")? {
         None => None,
-        Some(word) => Some(
-            Mode::ALL.into_iter().find(|mode| mode.name() == word).ok_or_else(|| {
+        Some(word) => {
+            Some(Mode::ALL.into_iter().find(|mode| mode.name() == word).ok_or_else(|| {
                 wrong(format!("mode is `{word}`, allowed are enforce, shadow, off"))
-            })?,
-        ),
+            })?)
+        }
     };
     let quota = fields.text("quota")?;
     if quota.is_none() && mode.is_none() {
@@ -205,6 +205,16 @@ pub(super) fn set(body: &[u8], now: UtcTime) -> Result<OverrideRecord, Bad> {
         who: fields.text("who")?.unwrap_or_default(),
         reason: fields.text("reason")?.unwrap_or_default(),
     })
+}
+
+/// A span as policies write it, or with `h` and `d`, as people type it.
+fn span_of(text: &str) -> Result<Nanos, String> {
+    let long = match text.as_bytes() {
+        [.., digit, b'h'] if digit.is_ascii_digit() => format!("{text}our"),
+        [.., digit, b'd'] if digit.is_ascii_digit() => format!("{text}ay"),
+        _ => text.to_owned(),
+    };
+    span(&long)
 }
 
 /// Reads what to clear.

@@ -126,7 +126,10 @@ pub(super) fn explain<F: FnMut() -> Now>(
         let limit = &handle.limits()[usize::from(of.limit)];
         let reading = charge_of(of).and_then(|_| readings.next());
         let mut state = state(limit, of.key.clone(), reading.map(|(_, reading)| reading));
-        state.why = of.part.to_string();
+        state.why = match rule {
+            Some(_) => "not asked: a rule answers first".to_owned(),
+            None => of.part.to_string(),
+        };
         state.applies = rule.is_none() && reading.is_some();
         state.binds = binding.is_some() && reading.map(|(place, _)| place) == binding;
         state.overridden = of.overridden.map(|of| of.describe());

@@ -127,7 +127,8 @@ impl Asked {
         let help = crate::policy::did_you_mean(name, names());
         let help = help.map_or(String::new(), |help| format!("; {help}"));
         let (name, names) = (shown(name), list(names()));
-        let message = format!("no limit reads the attribute `{name}`{help} (attributes are {names})");
+        let message =
+            format!("no limit reads the attribute `{name}`{help} (attributes are {names})");
         Err(Bad::new("BAD_ATTRIBUTE", message))
     }
 

@@ -33,8 +33,7 @@ use super::vitals::Vitals;
 use super::{BODY_BYTES_MAX, BODY_TIME_MAX};
 
 /// The paths, for whoever asks for another.
-const PATHS: &str =
-    "/metrics, /livez, /readyz, /healthz, /healthcheck, /v1/status, /v1/check, /v1/peek, \
+const PATHS: &str = "/metrics, /livez, /readyz, /healthz, /healthcheck, /v1/status, /v1/check, /v1/peek, \
      /v1/explain, /v1/usage, /v1/overrides, /v1/overrides/clear, /v1/identities, \
      /v1/identities/remove";
 
