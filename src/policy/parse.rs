@@ -233,7 +233,7 @@ fn api(entry: &Entry, errors: &mut Errors) -> Option<ApiText> {
     check_name("API", &entry.key, errors);
     if entry.key.value == INLINE {
         let message = format!("`{INLINE}` is the name of limits that callers bring themselves");
-        errors.push(ErrorCode::Name, entry.key.span, message);
+        errors.push(ErrorCode::ReservedName, entry.key.span, message);
     }
     let mut keys = Keys::new(table(&entry.node, errors)?);
     let mut api = ApiText {
@@ -351,7 +351,7 @@ fn tiers(node: &Node, errors: &mut Errors) -> Vec<TierText> {
     };
     too_many("tiers", count, LIST_ENTRIES_MAX, node.span, errors);
     if count == 0 {
-        errors.push(ErrorCode::Missing, node.span, "an API with tiers has at least one");
+        errors.push(ErrorCode::Empty, node.span, "an API with tiers has at least one");
     }
     tiers
 }
@@ -388,7 +388,7 @@ fn class(entry: &Entry, errors: &mut Errors) -> ClassText {
     let routes = texts(&entry.node, errors);
     if routes.is_empty() {
         errors.push(
-            ErrorCode::Missing,
+            ErrorCode::Empty,
             entry.key.span,
             format!("class `{}` is empty", entry.key.value),
         );
@@ -448,7 +448,7 @@ fn matches(node: &Node, errors: &mut Errors) -> Vec<MatchText> {
         _ => core::slice::from_ref(node),
     };
     if nodes.is_empty() {
-        errors.push(ErrorCode::Missing, node.span, "an empty list matches nothing");
+        errors.push(ErrorCode::Empty, node.span, "an empty list matches nothing");
     }
     too_many("entries", nodes.len(), LIST_ENTRIES_MAX, node.span, errors);
     let mut found = Vec::new();
@@ -469,7 +469,7 @@ fn matches(node: &Node, errors: &mut Errors) -> Vec<MatchText> {
 
 fn condition(node: &Node, table: &tree::Table, errors: &mut Errors) -> MatchText {
     if table.entries.is_empty() {
-        errors.push(ErrorCode::Missing, node.span, "a table without conditions");
+        errors.push(ErrorCode::Empty, node.span, "a table without conditions");
     }
     too_many("conditions", table.entries.len(), LIST_ENTRIES_MAX, node.span, errors);
     let mut all = Vec::new();

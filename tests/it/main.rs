@@ -2,6 +2,7 @@
 
 mod support;
 
+mod broken;
 mod cli;
 mod drain;
 mod media;
