@@ -157,7 +157,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("serde_json", &["src/doors", "src/cli", "src/policy/template.rs"]),
     ("thiserror", &["src/node.rs"]),
     // Whoever waits for sockets: servers, the node that starts them, and clients.
-    ("tokio", &["src/doors", "src/node.rs", "src/cli", "protocol/src/client"]),
+    ("tokio", &["src/doors", "src/node.rs", "src/node", "src/cli", "protocol/src/client"]),
     // The door that speaks it, the commands that are its clients, and the node, which asserts that
     // its defaults are the protocol's.
     ("tollkeeper_protocol", &["src/doors/binary", "src/cli", "src/node.rs"]),
