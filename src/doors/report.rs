@@ -54,9 +54,6 @@ pub struct LimitReport {
     pub limit: Option<u64>,
     /// Units left after this answer; absent if there is no limit.
     pub remaining: Option<u64>,
-    /// Whether waiting helps the same request: `now`, `after`, `never`, or `on_others` who must
-    /// give back what they hold.
-    pub retry: &'static str,
     /// How long until the same request passes this limit; of permits, until the first one lapses.
     pub retry_after_ns: Option<u64>,
     /// How long until one more unit is left; zero if all are, absent if time brings none.
@@ -65,6 +62,9 @@ pub struct LimitReport {
     pub full_ns: Option<u64>,
     /// `enforce` or `shadow`.
     pub mode: &'static str,
+    /// Whether waiting helps the same request: `now`, `after`, `never`, or `on_others` who must
+    /// give back what they hold.
+    pub retry: &'static str,
 }
 
 /// A number of units as JSON has it: `None` is no limit.
