@@ -132,9 +132,12 @@ impl Pinned<'_> {
         if meta.tag() == side || meta.holds() == Holds::Counter(Kind::Concurrent) {
             return;
         }
+        if planted(Mutant::ChangeNotNoted) && !hold.payload.is_fresh() {
+            return;
+        }
         let noted = if hold.payload.is_fresh() {
             // One that comes in the middle of a snapshot is not part of it.
-            self.table.shard(key).overlay.tag() == side
+            self.table.shard(key).overlay.tag() == side && !planted(Mutant::NewcomerNotTagged)
         } else {
             self.table.note(side, &Noted { key, meta, payload: hold.payload })
         };

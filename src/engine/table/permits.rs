@@ -250,7 +250,7 @@ impl<'t> Pinned<'t> {
     /// Notes a share, before its first change, for the snapshot on whose side the hold is.
     fn preserve_share(&self, hold: &Held<'_>, link: Link) {
         let (shares, side) = (&self.table.shares, hold.side);
-        if side == Tag::NONE || shares.tag(link) == side {
+        if side == Tag::NONE || shares.tag(link) == side || planted(Mutant::ShareNotNoted) {
             return;
         }
         let share = shares.share(link);

@@ -17,13 +17,13 @@ use core::ops::Deref;
 use crate::engine::command::LimitId;
 use crate::engine::key::Key;
 use crate::engine::kinds::{Cell, Ring};
+use crate::engine::mutant::{Mutant, planted};
 use crate::engine::quota::Kind;
 use crate::engine::sync::epoch::{self, Guard};
 use crate::engine::sync::{AtomicU64, Backoff, Ordering};
 use crate::engine::time::{Nanos, Timestamp};
 
 use super::array::Array;
-use super::held::Held;
 use super::overlay::Noted;
 use super::shard::Shard;
 use super::shares::Link;
@@ -131,6 +131,7 @@ impl<T: Deref<Target = Table>> Snapshot<T> {
             dirty = 0;
         }
         let tag = free_tag(dirty).unwrap_or(Tag::new(1));
+        let tag = if planted(Mutant::TagsNotCleaned) { Tag::new(1) } else { tag };
         notes.dirty.store(dirty | 1 << tag.number(), Ordering::Relaxed);
         notes.allow(noted_max);
         for shard in &table.shards {

@@ -68,7 +68,8 @@ impl Table {
         let Holds::Counter(kind) = meta.holds() else { return false };
         // What is fresh at this moment may not have been at a snapshot's. Permits are noted as they
         // lapse; the others wait until the snapshot has come by.
-        if kind != Kind::Concurrent && shard.awaits(meta) {
+        let awaits = shard.awaits(meta) && !planted(Mutant::SweepDespiteSnapshot);
+        if kind != Kind::Concurrent && awaits {
             return false;
         }
         if !payload.is_wide() {
