@@ -59,7 +59,9 @@ use segment::Segments;
 use shard::Shard;
 use shares::Shares;
 
-pub(crate) use load::{Loader, Unfit};
+pub(crate) use load::Loader;
+#[cfg(test)]
+pub(crate) use load::Unfit;
 pub(crate) use snapshot::{Counter, Found, Permitted, Snapshot, Spent, State, Walked};
 pub use sweep::{SweepCursor, Swept};
 
