@@ -54,7 +54,8 @@ impl Pinned<'_> {
         let slot = shard.find_settled(charge.key, self.table.shape, &self.guard)?;
         let word = slot.word();
         let State::Live(payload) = word.state() else { return None };
-        if payload.is_wide() || slot.meta().generation() != bucket.generation() {
+        let meta = slot.meta();
+        if payload.is_wide() || meta.generation() != bucket.generation() || shard.awaits(meta) {
             return None;
         }
         let (value, fits) = match bucket.charge_narrow(payload.value(), charge.cost, now) {
@@ -260,6 +261,8 @@ impl Pinned<'_> {
                 State::Live(_) => {
                     let Some(mut hold) = self.hold_present(charge.key) else { break };
                     let now = stamp.renew();
+                    let side = self.side();
+                    self.preserve(&mut hold, charge.key, side);
                     let read = within_window(charge, now).map(|()| {
                         self.settle(&mut hold, charge, now);
                         self.fill(&hold, &charge.quota, cost, now)
@@ -326,6 +329,10 @@ impl Pinned<'_> {
             let Some(value) = quota.narrow(charged, now) else {
                 return Ok(Narrow::NeedsHold);
             };
+            // A vacant slot has no tag either.
+            if shard.awaits(slot.meta()) {
+                return Ok(Narrow::NeedsHold);
+            }
             let to = Word::live(Payload::narrow(value));
             let written = match word {
                 Some(word) if !payload.is_fresh() => slot.swap(word, to),
@@ -433,8 +440,10 @@ impl Pinned<'_> {
         }
         let worked = taken.and_then(|()| {
             let now = stamp.renew();
+            let side = self.side();
             for (hold, &place) in held.iter_mut().flatten().zip(order) {
                 within_window(&charges[place], now)?;
+                self.preserve(hold, charges[place].key, side);
                 self.settle(hold, &charges[place], now);
             }
             work(&mut HeldAll { pinned: self, charges, order, costs: &costs, held: &mut held, now })

@@ -5,13 +5,14 @@ use crate::engine::decision::Refusal;
 use crate::engine::key::Key;
 use crate::engine::kinds::{Fill, Form, Ring};
 use crate::engine::mutant::{Mutant, planted};
-use crate::engine::quota::Quota;
+use crate::engine::quota::{Kind, Quota};
 use crate::engine::sync::Backoff;
 use crate::engine::time::Now;
 
 use super::permits::Heap;
 use super::shard::{Path, Place, Shard};
-use super::slot::{Meta, Payload, Slot, State, Word};
+use super::overlay::Noted;
+use super::slot::{Holds, Meta, Payload, Slot, State, Tag, Word};
 use super::{Pinned, Table};
 
 /// A counter that this thread alone may change, until it is released.
@@ -19,6 +20,15 @@ pub(super) struct Held<'g> {
     pub(super) slot: &'g Slot,
     /// What its word says when it is released.
     pub(super) payload: Payload,
+    /// On which side of a snapshot's moment the changes are that are made now.
+    pub(super) side: Tag,
+}
+
+impl<'g> Held<'g> {
+    /// A slot that was just taken, its counter as it is.
+    pub(super) const fn new(slot: &'g Slot, payload: Payload) -> Self {
+        Self { slot, payload, side: Tag::NONE }
+    }
 }
 
 /// What becomes of a held counter.
@@ -46,7 +56,7 @@ impl Pinned<'_> {
                     self.table.count(shard, charge.limit)?;
                     let meta = self.table.meta(charge);
                     if path.insert(slot, meta, Word::held(Payload::FRESH)) {
-                        return Ok(Held { slot, payload: Payload::FRESH });
+                        return Ok(Held::new(slot, Payload::FRESH));
                     }
                     self.table.uncount(shard, charge.limit);
                 }
@@ -54,7 +64,7 @@ impl Pinned<'_> {
                     State::Dead => {
                         self.table.count(shard, charge.limit)?;
                         if slot.swap(Word::DEAD, Word::held(Payload::FRESH)) {
-                            return Ok(Held { slot, payload: Payload::FRESH });
+                            return Ok(Held::new(slot, Payload::FRESH));
                         }
                         self.table.uncount(shard, charge.limit);
                     }
@@ -99,6 +109,43 @@ impl Pinned<'_> {
         }
     }
 
+    /// On which side of a snapshot's moment the changes are that will be made to the counters held
+    /// now. To be asked once for all of them, see `overlay`.
+    #[inline]
+    pub(super) fn side(&self) -> Tag {
+        self.table.notes.side()
+    }
+
+    /// Notes a held counter, before its first change, for the snapshot on whose side that is.
+    #[inline]
+    pub(super) fn preserve(&self, hold: &mut Held<'_>, key: Key, side: Tag) {
+        hold.side = side;
+        if side != Tag::NONE {
+            self.note_held(hold, key, side);
+        }
+    }
+
+    #[cold]
+    fn note_held(&self, hold: &Held<'_>, key: Key, side: Tag) {
+        let meta = hold.slot.meta();
+        // Of permits each share is noted by itself.
+        if meta.tag() == side || meta.holds() == Holds::Counter(Kind::Concurrent) {
+            return;
+        }
+        if planted(Mutant::ChangeNotNoted) && !hold.payload.is_fresh() {
+            return;
+        }
+        let noted = if hold.payload.is_fresh() {
+            // One that comes in the middle of a snapshot is not part of it.
+            self.table.shard(key).overlay.tag() == side && !planted(Mutant::NewcomerNotTagged)
+        } else {
+            self.table.note(side, &Noted { key, meta, payload: hold.payload })
+        };
+        if noted {
+            hold.slot.set_tag(side);
+        }
+    }
+
     /// Brings a held counter to the moment and to the charge's numbers, whatever becomes of the
     /// check: permits that have lapsed are gone, and a bucket that other numbers filled keeps the
     /// time at which it is full, but no longer than a refill ahead.
@@ -120,7 +167,7 @@ impl Pinned<'_> {
             Quota::Bucket(bucket) => hold.slot.set_generation(bucket.generation()),
             Quota::Concurrent(_) => {
                 let mut heap = self.heap(hold);
-                if self.lapse(&mut heap, now) {
+                if self.lapse(hold, &mut heap, now) {
                     self.put_heap(hold, heap);
                 }
             }
@@ -177,7 +224,7 @@ impl Pinned<'_> {
             Form::Permits => {
                 if change == Change::Amend(Amend::Set(0)) {
                     let mut heap = self.heap(hold);
-                    self.release_all(&mut heap);
+                    self.release_all(hold, &mut heap);
                     self.put_heap(hold, heap);
                 }
                 self.heap(hold).fill(self, now)
@@ -286,7 +333,7 @@ fn take<'g>(path: &mut Path<'g>, slot: &'g Slot) -> Option<Held<'g>> {
     let word = slot.word();
     match word.state() {
         State::Live(payload) => {
-            slot.swap(word, Word::held(payload)).then_some(Held { slot, payload })
+            slot.swap(word, Word::held(payload)).then_some(Held::new(slot, payload))
         }
         State::Moving(_) | State::Moved => {
             path.follow(slot);

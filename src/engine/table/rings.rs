@@ -161,6 +161,15 @@ impl Rings {
         id
     }
 
+    /// A copy of a ring, in a ring of its own; the caller holds the slot of the one.
+    pub(super) fn copy(&self, id: RingId) -> RingId {
+        let copy = self.take(id.class);
+        for (to, from) in self.words(copy).iter().zip(self.words(id)) {
+            to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+        copy
+    }
+
     fn take(&self, class: Class) -> RingId {
         let number = match class {
             Class::Small => self.small.take(),
