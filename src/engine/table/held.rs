@@ -9,9 +9,9 @@ use crate::engine::quota::{Kind, Quota};
 use crate::engine::sync::Backoff;
 use crate::engine::time::Now;
 
+use super::overlay::Noted;
 use super::permits::Heap;
 use super::shard::{Path, Place, Shard};
-use super::overlay::Noted;
 use super::slot::{Holds, Meta, Payload, Slot, State, Tag, Word};
 use super::{Pinned, Table};
 
@@ -255,7 +255,9 @@ impl Pinned<'_> {
     /// Makes the same changes to a ring as [`Quota::charged`], [`Quota::saturated`] and
     /// [`Quota::amended`] make to numbers.
     fn change_ring(&self, hold: &mut Held<'_>, quota: &Quota, change: Change, now: Now) {
-        let Quota::Sliding(sliding) = quota else { unreachable!("only sliding windows have rings") };
+        let Quota::Sliding(sliding) = quota else {
+            unreachable!("only sliding windows have rings")
+        };
         let rings = &self.table.rings;
         let (at, units) = (hold.payload.ring_id(), sliding.units());
         if let Some(id) = at {
