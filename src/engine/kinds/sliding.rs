@@ -62,11 +62,13 @@ pub(crate) struct Ring {
     pub(crate) total: u64,
 }
 
-/// Words before the counts: the newest sub-window, the sum, a sub-window's length.
-const HEAD: usize = 3;
+/// Words before the counts: the newest sub-window, the sum, a sub-window's length, and from which
+/// sub-window on there may be anything.
+const HEAD: usize = 4;
 const NEWEST: usize = 0;
 const TOTAL: usize = 1;
 const SUB_NS: usize = 2;
+const FIRST: usize = 3;
 
 /// A counter in place: words that only the holder of its slot touches, with counts of `bits` each.
 /// Counts are read and written where they are, since a decision needs few of them.
@@ -146,6 +148,24 @@ impl<'w> Packed<'w> {
         for (place, count) in ring.counts.iter().enumerate() {
             self.set_count(place, *count);
         }
+        // Ordinals are shifted up by the ring's length, so that the oldest of a young one is none
+        // below zero.
+        self.set_head(FIRST, ring.newest + 1);
+        self.skip_empty();
+    }
+
+    /// The step, from the oldest sub-window on, before which there is nothing.
+    fn first(&self) -> usize {
+        self.head(FIRST).saturating_sub(self.head(NEWEST) + 1) as usize
+    }
+
+    /// Moves the first sub-window on to one that holds something.
+    fn skip_empty(&self) {
+        let oldest = self.oldest();
+        let first = self.first();
+        let holds = |step: &usize| self.count(wrapped(oldest + step)) > 0;
+        let step = (first..SUBS).find(holds).unwrap_or(SUBS);
+        self.set_head(FIRST, self.head(NEWEST) + 1 + step as u64);
     }
 
     /// Sub-windows that no longer count at `now`, the oldest of them. A moment earlier than the
@@ -164,7 +184,8 @@ impl<'w> Packed<'w> {
         if gone == SUBS {
             return 0;
         }
-        (0..gone).fold(total, |total, step| total - self.count(wrapped(oldest + step)))
+        let counts = (self.first()..gone).map(|step| self.count(wrapped(oldest + step)));
+        total - counts.sum::<u64>()
     }
 
     /// Lets go of what no longer counts at `now`, before a change.
@@ -172,8 +193,10 @@ impl<'w> Packed<'w> {
         let used = self.used(now);
         if used < self.total() {
             let oldest = self.oldest();
-            (0..self.gone(now)).for_each(|step| self.set_count(wrapped(oldest + step), 0));
+            let gone = self.first()..self.gone(now);
+            gone.for_each(|step| self.set_count(wrapped(oldest + step), 0));
             self.set_head(TOTAL, used);
+            self.skip_empty();
         }
         let current = now.time.as_nanos() / self.head(SUB_NS);
         self.set_head(NEWEST, self.head(NEWEST).max(current));
@@ -183,6 +206,9 @@ impl<'w> Packed<'w> {
     pub(crate) fn charge(&self, cost: u64) {
         let place = (self.head(NEWEST) % SUBS as u64) as usize;
         self.set_count(place, self.count(place).saturating_add(cost));
+        if self.total() == 0 {
+            self.set_head(FIRST, self.head(NEWEST) + SUBS as u64);
+        }
         self.set_head(TOTAL, self.total().saturating_add(cost));
     }
 
@@ -193,14 +219,15 @@ impl<'w> Packed<'w> {
         let mut left = units.min(total);
         self.set_head(TOTAL, total - left);
         let newest_first = planted(Mutant::SlidingGivesBackNewest);
-        for step in 0..SUBS {
+        let first = if newest_first { 0 } else { self.first() };
+        for step in first..SUBS {
             let step = if newest_first { SUBS - 1 - step } else { step };
             let place = wrapped(self.oldest() + step);
             let given = left.min(self.count(place));
             self.set_count(place, self.count(place) - given);
             left -= given;
             if left == 0 {
-                return;
+                return self.skip_empty();
             }
         }
     }
@@ -217,7 +244,7 @@ impl<'w> Packed<'w> {
         if used <= left {
             return Nanos::ZERO;
         }
-        for step in self.gone(now)..SUBS {
+        for step in self.gone(now).max(self.first())..SUBS {
             used -= self.count(wrapped(oldest + step));
             if used <= left {
                 return self.ends_after(step, now);

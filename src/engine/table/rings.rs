@@ -2,7 +2,7 @@
 //! names it, and only a holder of that slot touches it.
 //!
 //! Counts are packed as tightly as the largest of them allows, in rings of three classes, so that
-//! a limit of a few thousand units takes 176 bytes a key and none is ever clamped.
+//! a limit of a few thousand units takes 184 bytes a key and none is ever clamped.
 
 use crate::engine::kinds::{Packed, Ring, Sliding};
 use crate::engine::sync::{AtomicU64, Ordering};
