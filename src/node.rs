@@ -160,11 +160,7 @@ pub fn random_bytes() -> Result<[u8; 16], StartError> {
 ///
 /// # Errors
 /// See [`StartError`].
-pub fn run(
-    config: &Config,
-    restore: Restore,
-    ready: impl FnOnce(&str),
-) -> Result<(), StartError> {
+pub fn run(config: &Config, restore: Restore, ready: impl FnOnce(&str)) -> Result<(), StartError> {
     let wall = clock::wall_now();
     let fresh = Identity { id: random_bytes()?, seed: random_bytes()?, made_at: wall };
     let mut home = match &config.data {

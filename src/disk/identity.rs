@@ -68,9 +68,8 @@ impl Identity {
         if word(60) != checksum {
             return Err(format!("checksum is {:#010x}, expected {checksum:#010x}", word(60)));
         }
-        let made_at = UtcTime::from_nanos(u64::from_le_bytes(core::array::from_fn(|byte| {
-            bytes[48 + byte]
-        })));
+        let made_at =
+            UtcTime::from_nanos(u64::from_le_bytes(core::array::from_fn(|byte| bytes[48 + byte])));
         Ok(Self { id: half(16), seed: half(32), made_at })
     }
 }

@@ -53,11 +53,7 @@ fn charge(kind: u64, number: u64, cost: u64) -> Charge {
         1 => Quota::bucket(7, Nanos::from_secs(1), 7_000_000),
         2 => Quota::fixed(1000, hour, Align::Clock),
         3 => Quota::fixed(1000, hour, Align::First),
-        4 => Quota::calendar(
-            1000,
-            Period::Day,
-            Boundaries { opens_at, ends_at, next_ends_at },
-        ),
+        4 => Quota::calendar(1000, Period::Day, Boundaries { opens_at, ends_at, next_ends_at }),
         5 => Quota::sliding(1000, hour),
         6 => Quota::sliding(1 << 40, hour),
         7 => Quota::concurrent(1000, hour),

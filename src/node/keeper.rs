@@ -1,7 +1,7 @@
 //! The keeper of snapshots: one thread that takes them, every so often and when asked.
 //!
-//! It works in short steps and rests as long as each took, so that on a busy machine no worker
-//! waits for it longer than a step.
+//! It works in short steps and rests as long as each took (`disk::rest`), so that on a busy machine
+//! no worker waits for it longer than a step.
 
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use crate::clock::{self, Os};
-use crate::disk::{Beside, Directory, Header, Home, LimitName, Moment};
+use crate::disk::{Beside, Directory, Header, Home, LimitName, Moment, rest};
 use crate::doors::Instance;
 use crate::doors::report::SnapshotReport;
 use crate::engine::table::Table;
@@ -26,12 +26,6 @@ const NOTED_PARTS: u64 = 2;
 
 /// Fewest counters that may change.
 const NOTED_MIN: u64 = 65_536;
-
-/// The shortest rest between two steps. The system's timers are no finer.
-const REST_MIN: Duration = Duration::from_micros(50);
-
-/// Longer than this a step only takes because the disk is slow, and then others have rested.
-const REST_MAX: Duration = Duration::from_millis(2);
 
 type Reply = oneshot::Sender<Result<SnapshotReport, String>>;
 
@@ -199,14 +193,4 @@ pub(super) fn limit_names(policy: &Policy) -> Vec<LimitName> {
         window: limit.window.to_string(),
     });
     names.collect()
-}
-
-/// Rests as long as was worked since the last rest.
-fn rest() -> impl FnMut() {
-    let mut rested_at = Os::raw();
-    move || {
-        let worked = Duration::from_nanos(Os::raw().saturating_sub(rested_at));
-        std::thread::sleep(worked.clamp(REST_MIN, REST_MAX));
-        rested_at = Os::raw();
-    }
 }

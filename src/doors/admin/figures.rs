@@ -7,7 +7,9 @@ use crate::doors::report::version_text;
 use crate::engine::command::LimitId;
 use crate::engine::time::UtcTime;
 use crate::metrics::cells::{Outcome, Protocol};
-use crate::metrics::export::{ApiFigures, Figures, INLINE, LimitFigures, ProtocolFigures, SnapshotFigures};
+use crate::metrics::export::{
+    ApiFigures, Figures, INLINE, LimitFigures, ProtocolFigures, SnapshotFigures,
+};
 use crate::metrics::process::Process;
 
 use super::CONNECTIONS_MAX;

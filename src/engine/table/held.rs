@@ -9,9 +9,9 @@ use crate::engine::quota::{Kind, Quota};
 use crate::engine::sync::Backoff;
 use crate::engine::time::Now;
 
+use super::overlay::Noted;
 use super::permits::Heap;
 use super::shard::{Path, Place, Shard};
-use super::overlay::Noted;
 use super::slot::{Holds, Meta, Payload, Slot, State, Tag, Word};
 use super::{Pinned, Table};
 

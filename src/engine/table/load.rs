@@ -125,16 +125,10 @@ impl<'t> Loader<'t> {
     }
 
     /// What the counter's slot is for, and the length of its window.
-    fn meta(
-        &self,
-        counter: &Counter<'_>,
-        limit: LimitId,
-    ) -> Result<(Meta, Option<Nanos>), Unfit> {
+    fn meta(&self, counter: &Counter<'_>, limit: LimitId) -> Result<(Meta, Option<Nanos>), Unfit> {
         let Counter { key, kind, detail, .. } = *counter;
         match kind {
-            Kind::Bucket if detail < 1 << 24 => {
-                Ok((Meta::bucket(key, limit, detail), None))
-            }
+            Kind::Bucket if detail < 1 << 24 => Ok((Meta::bucket(key, limit, detail), None)),
             Kind::Bucket => Err(Unfit("a bucket's generation of more than 24 bits")),
             Kind::Cap => Err(Unfit("a counter of a cap, which has none")),
             _ => {
