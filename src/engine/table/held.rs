@@ -3,7 +3,7 @@
 use crate::engine::command::{Amend, Charge, LimitId};
 use crate::engine::decision::Refusal;
 use crate::engine::key::Key;
-use crate::engine::kinds::{Fill, Form, Ring};
+use crate::engine::kinds::{Fill, Form};
 use crate::engine::mutant::{Mutant, planted};
 use crate::engine::quota::{Kind, Quota};
 use crate::engine::sync::Backoff;
@@ -34,8 +34,6 @@ impl<'g> Held<'g> {
 /// What becomes of a held counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Change {
-    /// It stays as it is.
-    None,
     /// So many units are charged.
     Charge(u64),
     /// So many units are charged as far as there are any.
@@ -179,11 +177,10 @@ impl Pinned<'_> {
     pub(super) fn fill(&self, hold: &Held<'_>, quota: &Quota, cost: u64, now: Now) -> Fill {
         match quota.form() {
             Form::Numbers => self.numbers(hold.payload, quota, now),
-            Form::Ring => {
-                let mut ring = self.ring(hold, quota);
-                ring.advance(now);
-                ring.fill(quota.limit(), cost, now)
-            }
+            Form::Ring => match hold.payload.ring_id() {
+                Some(id) => self.table.rings.at(id).fill(quota.limit(), cost, now),
+                None => Fill::EMPTY_SLIDING,
+            },
             Form::Permits => self.heap(hold).fill(self, now),
             Form::None => Fill::Stateless,
         }
@@ -204,7 +201,6 @@ impl Pinned<'_> {
             Form::Numbers => {
                 let fill = self.numbers(hold.payload, quota, now);
                 let fill = match change {
-                    Change::None => return fill,
                     Change::Charge(cost) => quota.charged(fill, cost),
                     Change::Saturate(cost) => quota.saturated(fill, cost),
                     Change::Amend(amend) => quota.amended(fill, amend),
@@ -213,13 +209,8 @@ impl Pinned<'_> {
                 fill
             }
             Form::Ring => {
-                let mut ring = self.ring(hold, quota);
-                ring.advance(now);
-                if change != Change::None {
-                    change_ring(&mut ring, quota.limit(), change);
-                    self.put_ring(hold, quota, &ring);
-                }
-                ring.fill(quota.limit(), cost, now)
+                self.change_ring(hold, quota, change, now);
+                self.fill(hold, quota, cost, now)
             }
             Form::Permits => {
                 if change == Change::Amend(Amend::Set(0)) {
@@ -261,25 +252,48 @@ impl Pinned<'_> {
         }
     }
 
-    fn ring(&self, hold: &Held<'_>, quota: &Quota) -> Ring {
+    /// Makes the same changes to a ring as [`Quota::charged`], [`Quota::saturated`] and
+    /// [`Quota::amended`] make to numbers.
+    fn change_ring(&self, hold: &mut Held<'_>, quota: &Quota, change: Change, now: Now) {
         let Quota::Sliding(sliding) = quota else {
             unreachable!("only sliding windows have rings")
         };
-        match hold.payload.ring_id() {
-            Some(id) => self.table.rings.read(id),
-            None => Ring::fresh(sliding),
+        let rings = &self.table.rings;
+        let (at, units) = (hold.payload.ring_id(), sliding.units());
+        if let Some(id) = at {
+            rings.at(id).advance(now);
         }
-    }
-
-    fn put_ring(&self, hold: &mut Held<'_>, quota: &Quota, ring: &Ring) {
-        let at = hold.payload.ring_id();
-        if ring.total == 0 {
-            hold.payload = Payload::FRESH;
-            if let Some(id) = at {
-                self.table.rings.give(id);
+        let total = at.map_or(0, |id| rings.at(id).total());
+        let room = |most: u64| most.saturating_sub(total);
+        let deepest = units.saturating_mul(2);
+        let (more, less) = match change {
+            Change::Charge(cost) => (cost, 0),
+            Change::Saturate(cost) if planted(Mutant::AlwaysIntoDebt) => (cost, 0),
+            Change::Saturate(cost) => (cost.min(room(units)), 0),
+            Change::Amend(Amend::Add(units)) if planted(Mutant::DebtUnbounded) => (units, 0),
+            Change::Amend(Amend::Add(units)) => (units.min(room(deepest)), 0),
+            Change::Amend(Amend::GiveBack(units)) => (0, units),
+            Change::Amend(Amend::Set(used)) => {
+                let used = used.min(units);
+                (room(used), total.saturating_sub(used))
             }
-        } else {
-            hold.payload = Payload::ring(self.table.rings.write(at, ring, quota.limit()));
+        };
+        if more > 0 {
+            let id = at.unwrap_or_else(|| {
+                let id = rings.take_for(sliding);
+                rings.at(id).advance(now);
+                id
+            });
+            let id = rings.with_room(id, more);
+            rings.at(id).charge(more);
+            hold.payload = Payload::ring(id);
+        }
+        if let Some(id) = hold.payload.ring_id() {
+            rings.at(id).give_back(less);
+            if rings.at(id).total() == 0 {
+                hold.payload = Payload::FRESH;
+                rings.give(id);
+            }
         }
     }
 
@@ -305,25 +319,6 @@ impl Pinned<'_> {
                 hold.payload = Payload::wide(cell);
             }
             (None, true) => {}
-        }
-    }
-}
-
-/// The same changes as [`Quota::charged`], [`Quota::saturated`] and [`Quota::amended`] make.
-fn change_ring(ring: &mut Ring, units: u64, change: Change) {
-    let deepest = if planted(Mutant::DebtUnbounded) { u64::MAX } else { units.saturating_mul(2) };
-    let room = |most: u64| most.saturating_sub(ring.total);
-    match change {
-        Change::None => {}
-        Change::Charge(cost) => ring.charge(cost),
-        Change::Saturate(cost) if planted(Mutant::AlwaysIntoDebt) => ring.charge(cost),
-        Change::Saturate(cost) => ring.charge(cost.min(room(units))),
-        Change::Amend(Amend::Add(more)) => ring.charge(more.min(room(deepest))),
-        Change::Amend(Amend::GiveBack(less)) => ring.give_back(less),
-        Change::Amend(Amend::Set(used)) => {
-            let used = used.min(units);
-            ring.charge(room(used));
-            ring.give_back(ring.total - used);
         }
     }
 }

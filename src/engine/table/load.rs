@@ -114,7 +114,7 @@ impl<'t> Loader<'t> {
             }
             State::Ring(ring) => {
                 ring_fits(counter.kind, ring)?;
-                let id = table.rings.write(None, ring, ring.total / 2);
+                let id = table.rings.take_copy(ring);
                 let is_new = self.insert(counter.key, meta, limit, Payload::ring(id));
                 if !is_new {
                     table.rings.give(id);

@@ -439,7 +439,7 @@ impl Table {
             return tell(&counter(key, kind, meta, State::Narrow(payload.value())));
         };
         if kind.has_ring() {
-            let ring = self.rings.read(ring);
+            let ring = self.rings.at(ring).read();
             tell(&counter(key, kind, meta, State::Ring(&ring)));
         } else {
             tell(&counter(key, kind, meta, State::Cell(self.cells.read(cell))));

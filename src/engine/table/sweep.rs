@@ -113,7 +113,7 @@ impl Pinned<'_> {
             }
         } else if kind == Kind::Sliding {
             if let Some(id) = hold.payload.ring_id()
-                && table.rings.read(id).is_fresh(now)
+                && table.rings.at(id).is_fresh(now)
             {
                 hold.payload = Payload::FRESH;
                 table.rings.give(id);
