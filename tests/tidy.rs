@@ -77,6 +77,8 @@ const ARROWS: &[Arrow] = &[
             "clock",
             "doors::report",
             "doors::admin",
+            // A file is inspected without a server.
+            "disk",
         ],
         instead: "commands ask a server over its wire, or `node`; of the doors they know what \
                   these answer",
@@ -87,6 +89,11 @@ const ARROWS: &[Arrow] = &[
             "node", "config", "policy", "engine", "clock", "doors", "metrics", "disk", "cluster",
         ],
         instead: "node wires everything but the command line, which calls it",
+    },
+    Arrow {
+        of: "src/node",
+        may: &["node", "config", "policy", "engine", "clock", "doors", "metrics::cells", "disk"],
+        instead: "what runs beside the doors is handed to them by `node`",
     },
     Arrow {
         of: "src/main.rs",
@@ -131,6 +138,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("axum", &["src/doors/admin"]),
     ("bytes", &["protocol/src/client"]),
     ("clap", &["src/cli"]),
+    ("crc32c", &["src/disk"]),
     ("crossbeam_epoch", &["src/engine/sync.rs"]),
     ("hdrhistogram", &["src/cli"]),
     ("hyper", &["src/doors/admin"]),
@@ -139,6 +147,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("jiff", &["src/policy/moment.rs"]),
     // The seam, and the models, which start its threads.
     ("loom", &["src/engine/sync.rs", "src/engine/table/loom.rs"]),
+    ("memmap2", &["src/disk/files.rs"]),
     ("metrics", &["src/metrics/export.rs"]),
     ("metrics_exporter_prometheus", &["src/metrics/export.rs"]),
     // The kernel's clocks, and its random numbers, which only who wires a node asks for.
@@ -150,13 +159,13 @@ const CRATES: &[(&str, &[&str])] = &[
     ("serde_json", &["src/doors", "src/cli", "src/policy/template.rs"]),
     ("thiserror", &["src/node.rs"]),
     // Whoever waits for sockets: servers, the node that starts them, and clients.
-    ("tokio", &["src/doors", "src/node.rs", "src/cli", "protocol/src/client"]),
+    ("tokio", &["src/doors", "src/node.rs", "src/node", "src/cli", "protocol/src/client"]),
     // The door that speaks it, the commands that are its clients, and the node, which asserts that
     // its defaults are the protocol's.
     ("tollkeeper_protocol", &["src/doors/binary", "src/cli", "src/node.rs"]),
     // Two texts in this format: policies, with places, and the config file, without.
     ("toml", &["src/policy/tree.rs", "src/config/raw.rs"]),
-    ("tracing", &["src/node.rs"]),
+    ("tracing", &["src/node.rs", "src/node"]),
     ("tracing_subscriber", &["src/cli/serve.rs"]),
     ("ureq", &["src/cli"]),
 ];

@@ -14,6 +14,8 @@ mod policy;
 
 mod status;
 
+mod snapshot;
+
 mod bench;
 
 pub mod load;
@@ -54,6 +56,8 @@ enum Command {
     Policy(policy::PolicyCommand),
     #[command(about = "Show a node's policy, keys, rates and connections")]
     Status(status::Status),
+    #[command(about = "Look into a snapshot, or have one taken")]
+    Snapshot(snapshot::SnapshotCommand),
     #[command(about = "Measure throughput and latency under load")]
     Bench(bench::Bench),
 }
@@ -71,6 +75,7 @@ pub fn run() -> ExitCode {
         Command::Renew(renew) => renew.run(),
         Command::Policy(policy) => policy.run(),
         Command::Status(status) => status.run(),
+        Command::Snapshot(snapshot) => snapshot.run(),
         Command::Bench(bench) => bench.run(),
     }
 }

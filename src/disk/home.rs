@@ -13,7 +13,7 @@ use crate::engine::table::Table;
 use super::error::DiskError;
 use super::files::{self, Directory, OpenError};
 use super::identity::{self, Identity};
-use super::layout::Damage;
+use super::layout::{Damage, outline};
 use super::snapshot::{Beside, Moment, Verified, WriteError, Written, write};
 use super::storage::{File, Storage};
 
@@ -191,7 +191,7 @@ impl<S: Storage> Home<S> {
         self.last_number = self.last_number.max(number);
         let unfinished = format!("{number:012}{UNFINISHED}");
         let written = write(&self.storage, &unfinished, beside, moment, pace)
-            .and_then(|written| self.keep(number, &unfinished).map(|()| written));
+            .and_then(|written| self.keep(number, &unfinished, pace).map(|()| written));
         if written.is_err() {
             // It may never have come to be, and the next start removes it anyway.
             let _ = self.storage.remove(&unfinished);
@@ -199,10 +199,20 @@ impl<S: Storage> Home<S> {
         written
     }
 
-    fn keep(&mut self, number: u64, unfinished: &str) -> Result<(), WriteError> {
+    fn keep(
+        &mut self,
+        number: u64,
+        unfinished: &str,
+        pace: &mut dyn FnMut(),
+    ) -> Result<(), WriteError> {
         // Read back before it gets the name that counts: a page cache can be wrong, too.
         let bytes = self.storage.read(unfinished)?;
-        Verified::verify(bytes).map_err(WriteError::Unreadable)?;
+        let outline = outline(&bytes).map_err(WriteError::Unreadable)?;
+        for section in &outline.sections {
+            section.verify(&bytes).map_err(WriteError::Unreadable)?;
+            pace();
+        }
+        drop(bytes);
         let name = name_of(number);
         self.storage.rename(unfinished, &name)?;
         self.storage.sync_names()?;

@@ -37,7 +37,7 @@ const DONE_WORDS: usize = (WINDOW / 64) as usize;
 const SESSION_BYTES: usize = 24 + DONE_WORDS * 8;
 
 /// A section ends once its payload has so many bytes.
-pub(super) const SECTION_BYTES: usize = 1 << 20;
+pub(super) const SECTION_BYTES: usize = 256 << 10;
 
 /// What a snapshot says of itself first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -37,5 +37,5 @@ pub use identity::{Identity, name_of};
 pub use layout::{
     Damage, Header, LimitName, Outline, Section, SectionKind, Totals, VERSION, verify,
 };
-pub use snapshot::{Beside, Loaded, Moment, Verified, WriteError, Written};
+pub use snapshot::{Beside, Loaded, Moment, Verified, WriteError, Written, rest};
 pub use storage::{File, Storage};

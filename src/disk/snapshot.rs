@@ -4,7 +4,9 @@ use std::io::{self, Write};
 use std::ops::Deref;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
+use crate::clock::Os;
 use crate::engine::command::LimitId;
 use crate::engine::session::SavedSession;
 use crate::engine::table::{Counter, Found, Loader, Snapshot, Spent, Table, Walked};
@@ -21,6 +23,12 @@ const SLOTS_PER_STEP: usize = 4096;
 
 /// Bytes after which what was written is synced, so that no sync has much to do.
 const SYNC_BYTES: u64 = 16 << 20;
+
+/// The shortest rest between two steps. The system's timers are no finer.
+const REST_MIN: Duration = Duration::from_micros(50);
+
+/// Longer than this a step only takes because the disk is slow, and then others have rested.
+const REST_MAX: Duration = Duration::from_millis(2);
 
 /// Threads that verify and load, at most.
 const THREADS_MAX: usize = 8;
@@ -141,6 +149,17 @@ pub(super) fn write<S: Storage, T: Deref<Target = Table>>(
     out.file.write_all(&end)?;
     out.file.sync()?;
     Ok(Written { totals, noted })
+}
+
+/// Rests between steps of work, each time as long as was worked since the last rest, so that
+/// whoever needs the processor meanwhile waits for a step at most.
+pub fn rest() -> impl FnMut() {
+    let mut rested_at = Os::raw();
+    move || {
+        let worked = Duration::from_nanos(Os::raw().saturating_sub(rested_at));
+        std::thread::sleep(worked.clamp(REST_MIN, REST_MAX));
+        rested_at = Os::raw();
+    }
 }
 
 /// What was written.

@@ -10,9 +10,10 @@ mod desk;
 pub mod report;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use arc_swap::ArcSwap;
+use tokio::sync::oneshot;
 
 use crate::clock::Clock;
 use crate::engine::command::LimitId;
@@ -22,6 +23,8 @@ use crate::engine::table::Table;
 use crate::engine::time::UtcTime;
 use crate::metrics::cells::Cells;
 use crate::policy::Policy;
+
+use report::SnapshotReport;
 
 pub use desk::{Answered, Desk, Intent, Problem};
 
@@ -47,8 +50,14 @@ pub struct Instance {
     pub inline: InlineSpaces,
     /// Open connections of the binary door.
     pub connections: Connections,
+    /// Asks whoever keeps snapshots for one; set once, where there is a data directory.
+    pub snapshots: OnceLock<AskSnapshot>,
     draining: AtomicBool,
 }
+
+/// Asks for a snapshot now. What comes back says what became of it.
+pub type AskSnapshot =
+    Box<dyn Fn() -> oneshot::Receiver<Result<SnapshotReport, String>> + Send + Sync>;
 
 /// A policy in force, and where it came from.
 pub struct Loaded {
@@ -134,8 +143,19 @@ impl Instance {
         clock: Arc<Clock>,
         policy: Loaded,
     ) -> Arc<Self> {
-        let table = Table::new(keys_max, seed);
-        cap_limits(&table, keys_max, &policy.policy);
+        Self::with_table(Table::new(keys_max, seed), connections_max, id, seed, clock, policy)
+    }
+
+    /// An instance with this table, whose keys derive from `seed`, under `policy`.
+    pub fn with_table(
+        table: Table,
+        connections_max: u64,
+        id: [u8; 16],
+        seed: &Seed,
+        clock: Arc<Clock>,
+        policy: Loaded,
+    ) -> Arc<Self> {
+        cap_limits(&table, table.usage().keys_max, &policy.policy);
         Arc::new(Self {
             table,
             policy: ArcSwap::from_pointee(policy),
@@ -145,6 +165,7 @@ impl Instance {
             id,
             inline: InlineSpaces::derive(seed),
             connections: Connections { open: AtomicU64::new(0), max: connections_max },
+            snapshots: OnceLock::new(),
             draining: AtomicBool::new(false),
         })
     }

@@ -32,6 +32,19 @@ pub struct Report {
     pub error: Option<ErrorReport>,
 }
 
+/// A snapshot that was written.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct SnapshotReport {
+    /// The file.
+    pub file: String,
+    /// Counters and shares of permits in it.
+    pub counters: u64,
+    /// Its size.
+    pub bytes: u64,
+    /// What it took.
+    pub seconds: f64,
+}
+
 /// A limit's name and window.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Binding {

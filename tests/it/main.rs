@@ -6,3 +6,4 @@ mod cli;
 mod drain;
 mod media;
 mod policy;
+mod snapshot;

@@ -98,9 +98,18 @@ impl Daemon {
 
     /// Sends SIGTERM.
     pub(crate) fn terminate(&self) {
+        self.signal("TERM");
+    }
+
+    /// Sends SIGKILL.
+    pub(crate) fn kill(&self) {
+        self.signal("KILL");
+    }
+
+    fn signal(&self, name: &str) {
         let id = self.child.id().to_string();
         // The shell's own `kill`: there need not be a program of that name.
-        let kill = Command::new("sh").args(["-c", "kill -TERM \"$0\"", &id]).status().unwrap();
+        let kill = Command::new("sh").args(["-c", "kill -$1 \"$0\"", &id, name]).status().unwrap();
         assert!(kill.success());
     }
 

@@ -47,7 +47,8 @@ impl Listener {
     ) -> io::Result<Self> {
         let listener = TcpListener::bind(address)?;
         listener.set_nonblocking(true)?;
-        Ok(Self { listener, router: router(instance, Arc::clone(&vitals)), vitals })
+        let router = router(instance, Arc::clone(&vitals), address.ip().is_loopback());
+        Ok(Self { listener, router, vitals })
     }
 
     /// The address taken, with the port that the system chose if none was given.

@@ -30,8 +30,7 @@ use super::vitals::Vitals;
 use super::{BODY_BYTES_MAX, BODY_TIME_MAX};
 
 /// The paths, for whoever asks for another.
-const PATHS: &str =
-    "/metrics, /livez, /readyz, /healthz, /healthcheck, /v1/status, /v1/check, /v1/peek";
+const PATHS: &str = "/metrics, /livez, /readyz, /healthz, /healthcheck, /v1/status, /v1/check, /v1/peek, /v1/snapshot";
 
 /// What all handlers share.
 pub(super) struct Admin {
@@ -39,13 +38,15 @@ pub(super) struct Admin {
     vitals: Arc<Vitals>,
     /// The door's one desk: each has cells of its own, which are never given back.
     desk: Mutex<Desk>,
+    /// Whether only this machine reaches the door.
+    is_loopback: bool,
 }
 
 type Shared = State<Arc<Admin>>;
 
-pub(super) fn router(instance: Arc<Instance>, vitals: Arc<Vitals>) -> Router {
+pub(super) fn router(instance: Arc<Instance>, vitals: Arc<Vitals>, is_loopback: bool) -> Router {
     let desk = Mutex::new(Desk::of(Protocol::Admin, Arc::clone(&instance)));
-    let admin = Arc::new(Admin { instance, vitals, desk });
+    let admin = Arc::new(Admin { instance, vitals, desk, is_loopback });
     Router::new()
         .route("/metrics", get(metrics))
         .route("/livez", get(live))
@@ -55,6 +56,7 @@ pub(super) fn router(instance: Arc<Instance>, vitals: Arc<Vitals>) -> Router {
         .route("/v1/status", get(status))
         .route("/v1/check", post(check))
         .route("/v1/peek", post(peek))
+        .route("/v1/snapshot", post(snapshot))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
@@ -133,6 +135,29 @@ async fn peek(State(admin): Shared, request: Request) -> Result<Response, Refuse
     ask(&admin, request, Intent::Peek).await
 }
 
+/// Changes things, so it needs JSON as checks do, and an address that only this machine reaches.
+async fn snapshot(State(admin): Shared, request: Request) -> Result<Response, Refused> {
+    expects_json(request.headers())?;
+    if !admin.is_loopback {
+        let message = "snapshots are asked for on a loopback address only".to_owned();
+        return Err(Refused::new(StatusCode::FORBIDDEN, "FORBIDDEN", message));
+    }
+    let Some(ask) = admin.instance.snapshots.get() else {
+        let message = "there is no data directory; `serve --data DIR` gives one".to_owned();
+        return Err(Refused::new(StatusCode::CONFLICT, "NO_DATA", message));
+    };
+    match ask().await {
+        Ok(Ok(report)) => Ok(json_response(StatusCode::OK, &report)),
+        Ok(Err(message)) => {
+            Err(Refused::new(StatusCode::INTERNAL_SERVER_ERROR, "SNAPSHOT_FAILED", message))
+        }
+        Err(_) => {
+            let message = "the node is stopping, and takes its last snapshot".to_owned();
+            Err(Refused::new(StatusCode::SERVICE_UNAVAILABLE, "STOPPING", message))
+        }
+    }
+}
+
 async fn ask(admin: &Admin, request: Request, intent: Intent) -> Result<Response, Refused> {
     expects_json(request.headers())?;
     let body = read_body(request).await?;
@@ -200,7 +225,8 @@ async fn not_found(uri: Uri) -> Refused {
 }
 
 async fn method_not_allowed(request: Request) -> Refused {
-    let asks = request.uri().path().ends_with("/check") || request.uri().path().ends_with("/peek");
+    let path = request.uri().path();
+    let asks = ["/check", "/peek", "/snapshot"].iter().any(|post| path.ends_with(post));
     let (method, path) = (clip(request.method().as_str()), clip(request.uri().path()));
     let allowed = if asks { "POST" } else { "GET" };
     let message = format!("method {method} on `{path}`, allowed is {allowed}");
