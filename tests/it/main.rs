@@ -5,5 +5,6 @@ mod support;
 mod cli;
 mod drain;
 mod media;
+mod permits;
 mod policy;
 mod snapshot;
