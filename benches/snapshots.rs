@@ -3,7 +3,8 @@
 //!
 //! Decisions come at a fixed rate, each with a random key, whether or not the one before it is
 //! done, and each is timed from when it should have begun, so that what waits behind a slow one
-//! counts as well. No sockets. The same is measured without a snapshot right before and right
+//! counts as well. Beside that, what it took of the processor: on a machine that others use the
+//! first tells of them, too, the second does not. No sockets. The same is measured without a snapshot right before and right
 //! after, since times on a shared machine drift. What distorts it: other work on the machine, and
 //! the file system of the build directory, to which the snapshot is written. *Cold* is after the
 //! file was dropped from the page cache (`dd iflag=nocache`); it does not reach caches of the disk's own.
@@ -51,26 +52,42 @@ fn main() {
     let load = Load::new(keys);
     println!("{keys} counters, {RATE} decisions a second on random keys");
 
-    println!("{:>22} {:>9} {:>9} {:>9} {:>9}", "microseconds", "p50", "p99", "p99.9", "max");
-    let (mut quiet, mut busy) = (empty(), empty());
+    println!(
+        "{:>22} {:>17} {:>9} {:>9} {:>9} {:>9}",
+        "microseconds", "", "p50", "p99", "p99.9", "max"
+    );
+    let (mut quiet, mut busy) = (Waits::empty(), Waits::empty());
     let mut written = None;
     let resident_before = resident();
     let mut resident_most = 0;
     for _ in 0..ROUNDS {
         let (waits, ()) = load.run(|| std::thread::sleep(QUIET));
-        show("without", &waits);
-        quiet.add(waits).expect("the same bounds");
+        waits.show("without");
+        quiet.add(&waits);
         let began_at = Instant::now();
-        let (waits, result) = load.run(|| save(&mut home, &load.table, &mut rest()));
+        let (waits, result) = load.run(|| {
+            let stands_back = || {
+                // As the daemon's thread does.
+                let _ = rustix::process::nice(5);
+                save(&mut home, &load.table, &mut rest())
+            };
+            std::thread::scope(|scope| scope.spawn(stands_back).join().expect("a snapshot"))
+        });
         written = Some((result, began_at.elapsed()));
         resident_most = resident_most.max(resident());
-        show("while it is taken", &waits);
-        busy.add(waits).expect("the same bounds");
+        waits.show("while it is taken");
+        busy.add(&waits);
     }
-    show("all without", &quiet);
-    show("all while it is taken", &busy);
-    let ratio = busy.value_at_quantile(0.99) as f64 / quiet.value_at_quantile(0.99) as f64;
-    println!("p99 while it is taken: {ratio:.2} of that without");
+    quiet.show("all without");
+    busy.show("all while it is taken");
+    let ratio = |of: fn(&Waits) -> &Histogram<u64>| {
+        of(&busy).value_at_quantile(0.99) as f64 / of(&quiet).value_at_quantile(0.99) as f64
+    };
+    println!(
+        "p99 while it is taken: {:.2} of that without; on the processor {:.2}",
+        ratio(|waits| &waits.due),
+        ratio(|waits| &waits.own)
+    );
 
     let (result, elapsed) = written.expect("a round");
     println!(
@@ -170,11 +187,11 @@ impl Load {
 
     /// Decides at the rate as long as `work` takes. Returns how long each decision took from when
     /// it should have begun.
-    fn run<R>(&self, work: impl FnOnce() -> R) -> (Histogram<u64>, R) {
+    fn run<R>(&self, work: impl FnOnce() -> R) -> (Waits, R) {
         let is_over = AtomicBool::new(false);
         std::thread::scope(|scope| {
             let decisions = scope.spawn(|| {
-                let mut waits = empty();
+                let mut waits = Waits::empty();
                 let mut random = 0x9E37_79B9_7F4A_7C15_u64;
                 let began_at = Instant::now();
                 let mut decided = 0_u64;
@@ -187,9 +204,10 @@ impl Load {
                     random ^= random >> 7;
                     random ^= random << 17;
                     let number = ((u128::from(random) * u128::from(self.keys)) >> 64) as u64;
+                    let own_from = on_processor();
                     self.decide(number);
-                    let waited = (began_at.elapsed() - due).as_nanos() as u64;
-                    waits.saturating_record(waited);
+                    waits.own.saturating_record(on_processor() - own_from);
+                    waits.due.saturating_record((began_at.elapsed() - due).as_nanos() as u64);
                     decided += 1;
                 }
                 waits
@@ -205,19 +223,43 @@ fn now() -> Now {
     Now { time: Timestamp::from_nanos(1), utc: UtcTime::from_nanos(1_700_000_000_000_000_000) }
 }
 
-fn empty() -> Histogram<u64> {
-    Histogram::new_with_bounds(1, 60_000_000_000, 3).expect("bounds")
+/// How long decisions took.
+struct Waits {
+    /// Each from when it should have begun.
+    due: Histogram<u64>,
+    /// What it took of the processor, waiting for held counters included.
+    own: Histogram<u64>,
 }
 
-fn show(name: &str, waits: &Histogram<u64>) {
-    let micros = |quantile| waits.value_at_quantile(quantile) as f64 / 1000.0;
-    println!(
-        "{name:>22} {:>9.2} {:>9.2} {:>9.2} {:>9.1}",
-        micros(0.5),
-        micros(0.99),
-        micros(0.999),
-        waits.max() as f64 / 1000.0
-    );
+impl Waits {
+    fn empty() -> Self {
+        let empty = || Histogram::new_with_bounds(1, 60_000_000_000, 3).expect("bounds");
+        Self { due: empty(), own: empty() }
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.due.add(&other.due).expect("the same bounds");
+        self.own.add(&other.own).expect("the same bounds");
+    }
+
+    fn show(&self, name: &str) {
+        for (of, waits) in [("since due", &self.due), ("on the processor", &self.own)] {
+            let micros = |quantile| waits.value_at_quantile(quantile) as f64 / 1000.0;
+            println!(
+                "{name:>22} {of:>17} {:>9.2} {:>9.2} {:>9.2} {:>9.1}",
+                micros(0.5),
+                micros(0.99),
+                micros(0.999),
+                waits.max() as f64 / 1000.0
+            );
+        }
+    }
+}
+
+/// Nanoseconds that this thread has had a processor.
+fn on_processor() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
 /// Bytes of the process that are nobody else's: pages of files do not count.

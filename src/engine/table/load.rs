@@ -54,7 +54,7 @@ impl Table {
         // Keys spread evenly: a shard holds more than four deviations above once in 30,000.
         let each = (each + 4 * each.isqrt()).min(u32::MAX.into()) as u32;
         for shard in &mut self.shards {
-            if probe::slots_for(each, shard.slots_at_first) > shard.slots_at_first {
+            if probe::slots_holding(each, shard.slots_at_first) > shard.slots_at_first {
                 let pool = alloc::sync::Arc::clone(&shard.pool);
                 *shard = Shard::for_keys(each, shard.slots_at_first, &pool);
             }
