@@ -1,9 +1,9 @@
 //! Snapshots of ten million narrow counters: how long one takes, what decisions wait for while it
 //! is taken, what memory it needs, and how long a restart from it takes.
 //!
-//! Decisions come at a fixed rate, each with a random key, whether or not the one before it is
-//! done, and each is timed from when it should have begun, so that what waits behind a slow one
-//! counts as well. Beside that, what it took of the processor: on a machine that others use the
+//! Decisions come at a fixed rate, in a batch each millisecond as a worker reads them, each with a
+//! random key, whether or not the batch before is done, and each is timed from when its batch
+//! should have begun, so that what waits behind a slow one counts as well. Beside that, what it took of the processor: on a machine that others use the
 //! first tells of them, too, the second does not. No sockets. The same is measured without a snapshot right before and right
 //! after, since times on a shared machine drift. What distorts it: other work on the machine, and
 //! the file system of the build directory, to which the snapshot is written. *Cold* is after the
@@ -31,8 +31,8 @@ use tollkeeper::engine::time::{Nanos, Now, Timestamp, UtcTime};
 
 const SEED: [u8; 16] = [1; 16];
 
-/// Decisions a second: about a tenth of what one thread can do.
-const RATE: u64 = 200_000;
+/// Decisions each millisecond: a few hundredths of what one thread can do.
+const BATCH: u64 = 50;
 
 /// How long is measured without a snapshot, each time.
 const QUIET: Duration = Duration::from_secs(5);
@@ -50,7 +50,7 @@ fn main() {
     let _ = std::fs::remove_dir_all(&path);
     let mut home = open(&path);
     let load = Load::new(keys);
-    println!("{keys} counters, {RATE} decisions a second on random keys");
+    println!("{keys} counters, {} decisions a second on random keys", BATCH * 1000);
 
     println!(
         "{:>22} {:>17} {:>9} {:>9} {:>9} {:>9}",
@@ -117,15 +117,16 @@ fn main() {
                 .status();
             assert!(dropped.is_ok_and(|status| status.success()), "dd drops the cache");
         }
-        let began_at = Instant::now();
+        let (began_at, process_from) = (Instant::now(), of_process());
         let mut home = open(&path);
         let verified = home.restore(Restore::Latest).expect("a whole file").expect("a snapshot");
         let verified_after = began_at.elapsed();
         let mut table = Table::new(1 << 24, &Seed::new(home.identity().seed));
         let loaded = verified.load(&mut table, |limit| Some(limit.id)).expect("counters");
         println!(
-            "restored {name}: {:.2} s to a table that decides, of which {:.2} s to verify; {} counters, {:.1} bytes each",
+            "restored {name}: {:.2} s to a table that decides ({:.2} s of processors), of which {:.2} s to verify; {} counters, {:.1} bytes each",
             began_at.elapsed().as_secs_f64(),
+            (of_process() - process_from) as f64 / 1e9,
             verified_after.as_secs_f64(),
             loaded.counters,
             table.usage().bytes as f64 / loaded.counters as f64,
@@ -194,21 +195,21 @@ impl Load {
                 let mut waits = Waits::empty();
                 let mut random = 0x9E37_79B9_7F4A_7C15_u64;
                 let began_at = Instant::now();
-                let mut decided = 0_u64;
+                let mut batches = 0_u64;
                 while !is_over.load(Ordering::Relaxed) {
-                    let due = Duration::from_nanos(decided * 1_000_000_000 / RATE);
-                    while began_at.elapsed() < due {
-                        std::hint::spin_loop();
+                    let due = Duration::from_millis(batches);
+                    std::thread::sleep(due.saturating_sub(began_at.elapsed()));
+                    for _ in 0..BATCH {
+                        random ^= random << 13;
+                        random ^= random >> 7;
+                        random ^= random << 17;
+                        let number = ((u128::from(random) * u128::from(self.keys)) >> 64) as u64;
+                        let own_from = on_processor();
+                        self.decide(number);
+                        waits.own.saturating_record(on_processor() - own_from);
+                        waits.due.saturating_record((began_at.elapsed() - due).as_nanos() as u64);
                     }
-                    random ^= random << 13;
-                    random ^= random >> 7;
-                    random ^= random << 17;
-                    let number = ((u128::from(random) * u128::from(self.keys)) >> 64) as u64;
-                    let own_from = on_processor();
-                    self.decide(number);
-                    waits.own.saturating_record(on_processor() - own_from);
-                    waits.due.saturating_record((began_at.elapsed() - due).as_nanos() as u64);
-                    decided += 1;
+                    batches += 1;
                 }
                 waits
             });
@@ -258,7 +259,16 @@ impl Waits {
 
 /// Nanoseconds that this thread has had a processor.
 fn on_processor() -> u64 {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    nanos(rustix::time::ClockId::ThreadCPUTime)
+}
+
+/// Nanoseconds that all threads of the process have had processors.
+fn of_process() -> u64 {
+    nanos(rustix::time::ClockId::ProcessCPUTime)
+}
+
+fn nanos(clock: rustix::time::ClockId) -> u64 {
+    let time = rustix::time::clock_gettime(clock);
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 

@@ -117,6 +117,10 @@ impl Shard {
         self.live.fetch_add(1, Ordering::Relaxed);
     }
 
+    pub(super) fn count_more_live(&self, counters: u32) {
+        self.live.fetch_add(counters, Ordering::Relaxed);
+    }
+
     pub(super) fn uncount_live(&self) {
         self.live.fetch_sub(1, Ordering::Relaxed);
     }
