@@ -150,8 +150,8 @@ const CRATES: &[(&str, &[&str])] = &[
     ("memmap2", &["src/disk/files.rs"]),
     ("metrics", &["src/metrics/export.rs"]),
     ("metrics_exporter_prometheus", &["src/metrics/export.rs"]),
-    // The kernel's clocks, and its random numbers, which only who wires a node asks for.
-    ("rustix", &["src/clock/os.rs", "src/node.rs"]),
+    // The kernel's clocks, and its random numbers and priorities, which only who wires a node asks for.
+    ("rustix", &["src/clock/os.rs", "src/node.rs", "src/node"]),
     // Three texts that others write or read: the config file, the doors' JSON, and body templates,
     // which must be JSON and are only looked at.
     ("serde", &["src/config/raw.rs", "src/doors", "src/policy/template.rs"]),

@@ -35,8 +35,9 @@ impl Directory {
     /// # Errors
     /// See [`OpenError`].
     pub fn open(path: &Path) -> Result<Self, OpenError> {
-        // It holds the seed of all keys, so it is nobody else's to read.
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(OpenError::Io)?;
+        if !path.exists() {
+            make(path).map_err(OpenError::Io)?;
+        }
         let lock = options().create(true).write(true).truncate(false).open(path.join(LOCK));
         let lock = lock.map_err(OpenError::Io)?;
         match lock.try_lock() {
@@ -44,6 +45,16 @@ impl Directory {
             Err(TryLockError::WouldBlock) => Err(OpenError::Locked),
             Err(TryLockError::Error(error)) => Err(OpenError::Io(error)),
         }
+    }
+}
+
+/// Makes a directory that outlives a loss of power.
+fn make(path: &Path) -> io::Result<()> {
+    // It holds the seed of all keys, so it is nobody else's to read.
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => fs::File::open(parent)?.sync_all(),
+        _ => fs::File::open(".")?.sync_all(),
     }
 }
 

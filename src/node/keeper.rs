@@ -27,6 +27,10 @@ const NOTED_PARTS: u64 = 2;
 /// Fewest counters that may change.
 const NOTED_MIN: u64 = 65_536;
 
+/// How far the thread stands back where processors are short: a third of a worker's share. Further
+/// back it could be kept waiting while it holds a wide counter, and so would whoever needs that.
+const NICE: i32 = 5;
+
 type Reply = oneshot::Sender<Result<SnapshotReport, String>>;
 
 enum Ask {
@@ -90,6 +94,8 @@ fn changes(instance: &Instance) -> u64 {
 
 impl Work {
     fn run(mut self, interval: Duration, asked: &Receiver<Ask>) {
+        // Of this thread alone. A refusal costs nothing but that.
+        let _ = rustix::process::nice(NICE);
         loop {
             match asked.recv_timeout(interval) {
                 Ok(Ask::Now(reply)) => _ = reply.send(self.take(&mut rest())),

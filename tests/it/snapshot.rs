@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 use tollkeeper_protocol::client::{CheckArgs, Client, Options};
@@ -203,7 +203,7 @@ fn a_directory_that_is_in_use_or_not_ours_is_refused() {
 #[derive(Default)]
 struct Load {
     sent: AtomicU64,
-    acknowledged: Mutex<Vec<Instant>>,
+    acknowledged: Mutex<Vec<SystemTime>>,
     is_over: AtomicBool,
 }
 
@@ -218,22 +218,20 @@ fn charge_on(load: &Load, address: SocketAddr) {
             load.sent.fetch_add(1, Ordering::Relaxed);
             let arguments = CheckArgs::new().value("user", "u");
             match client.check(&handle, &arguments).await {
-                Ok(_) => load.acknowledged.lock().unwrap().push(Instant::now()),
+                Ok(_) => load.acknowledged.lock().unwrap().push(SystemTime::now()),
                 Err(_) => return,
             }
         }
     });
 }
 
-/// Kills the daemon at random moments under load. It always starts again, and has forgotten no
-/// more than what was acknowledged in the last interval and the time that a snapshot takes.
+/// Kills the daemon at random moments under load. It always starts again, and has forgotten nothing
+/// that was acknowledged before the moment of the last snapshot, which is as old as the interval
+/// and the time that one snapshot takes.
 fn kills(name: &str, kills: u64) {
-    const INTERVAL: Duration = Duration::from_millis(100);
-    // What a snapshot of a few counters takes on a disk that others use as well.
-    const SNAPSHOT: Duration = Duration::from_millis(900);
     let place = Place::new(name);
     let (mut used, mut random) = (0_u64, 0x9E37_79B9_7F4A_7C15_u64 ^ u64::from(std::process::id()));
-    let (mut forgotten, mut most) = (0, 0);
+    let (mut forgotten, mut ages) = (0, Vec::new());
     for kill in 0..kills {
         let daemon = place.start(&["--snapshot-interval", "100ms"]);
         let (load, address) = (Load::default(), daemon.address);
@@ -244,25 +242,38 @@ fn kills(name: &str, kills: u64) {
             for _ in 0..2 {
                 scope.spawn(|| charge_on(&load, address));
             }
-            std::thread::sleep(Duration::from_millis(1050 + random % 600));
-            let killed_at = Instant::now();
+            std::thread::sleep(Duration::from_millis(200 + random % 800));
+            let killed_at = SystemTime::now();
             daemon.kill();
             load.is_over.store(true, Ordering::Relaxed);
             killed_at
         });
-        let acknowledged = load.acknowledged.into_inner().unwrap();
-        let safe = acknowledged.iter().filter(|at| **at + INTERVAL + SNAPSHOT < killed_at).count();
         drop(daemon);
+        let acknowledged = load.acknowledged.into_inner().unwrap();
+        // The first kill may come before the first snapshot.
+        let taken_at = place.snapshots().pop().map_or(SystemTime::UNIX_EPOCH, |last| {
+            let nanos = inspect(&last).json().remove(0)["wall_ns"].as_u64().unwrap();
+            SystemTime::UNIX_EPOCH + Duration::from_nanos(nanos)
+        });
+        let kept = acknowledged.iter().filter(|at| **at < taken_at).count() as u64;
         let daemon = place.start(&["--snapshot-interval", "1h"]);
         let found = 1_000_000_000 - left(&check(&daemon, "POST /x"), "held") - 1;
-        let (least, most_of) = (used + safe as u64, used + load.sent.load(Ordering::Relaxed));
-        assert!(least <= found && found <= most_of, "kill {kill}: {least} <= {found} <= {most_of}");
-        let lost = (used + acknowledged.len() as u64).saturating_sub(found);
-        (forgotten, most) = (forgotten + lost, most.max(lost));
+        let (least, most) = (used + kept, used + load.sent.load(Ordering::Relaxed));
+        assert!(least <= found && found <= most, "kill {kill}: {least} <= {found} <= {most}");
+        forgotten += (used + acknowledged.len() as u64).saturating_sub(found);
+        ages.push(
+            killed_at.duration_since(taken_at).unwrap_or_default().min(Duration::from_secs(9)),
+        );
         used = found + 1;
         stop(daemon);
     }
-    println!("{kills} kills, {used} units kept, {forgotten} forgotten, at most {most} at once");
+    ages.sort();
+    println!(
+        "{kills} kills: {used} units kept, {forgotten} forgotten; the last snapshot was {:?} old, \
+         {:?} at most",
+        ages[ages.len() / 2],
+        ages[ages.len() - 1],
+    );
     assert!(used > kills, "nothing was at stake");
 }
 

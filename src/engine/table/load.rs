@@ -42,6 +42,8 @@ pub(crate) struct Loader<'t> {
     /// By number in the snapshot: the length, and its number in this table.
     windows: Vec<(Nanos, Option<u16>)>,
     loaded: Box<[u64]>,
+    /// Counters that the shard they came to last does not count yet: keys come shard by shard.
+    uncounted: (usize, u32),
     loads: u32,
 }
 
@@ -54,7 +56,7 @@ impl Table {
         // Keys spread evenly: a shard holds more than four deviations above once in 30,000.
         let each = (each + 4 * each.isqrt()).min(u32::MAX.into()) as u32;
         for shard in &mut self.shards {
-            if probe::slots_for(each, shard.slots_at_first) > shard.slots_at_first {
+            if probe::slots_holding(each, shard.slots_at_first) > shard.slots_at_first {
                 let pool = alloc::sync::Arc::clone(&shard.pool);
                 *shard = Shard::for_keys(each, shard.slots_at_first, &pool);
             }
@@ -80,7 +82,7 @@ impl<'t> Loader<'t> {
         let windows = windows.iter().map(number).collect::<Option<_>>();
         let windows = windows.ok_or(Unfit("a window that is too short or too long"))?;
         let loaded = vec![0; LIMITS_MAX].into();
-        Ok(Self { pinned: table.pin(), limits, windows, loaded, loads: 0 })
+        Ok(Self { pinned: table.pin(), limits, windows, loaded, uncounted: (0, 0), loads: 0 })
     }
 
     /// Loads a counter, or a share of a permit. False: it is there already.
@@ -161,9 +163,20 @@ impl<'t> Loader<'t> {
     }
 
     fn count(&mut self, key: Key, limit: LimitId) {
-        self.pinned.table.shard(key).count_live();
+        let shard = probe::shard(key.high, self.pinned.table.shape.shard_bits);
+        if shard != self.uncounted.0 {
+            self.count_live();
+            self.uncounted.0 = shard;
+        }
+        self.uncounted.1 += 1;
         let place = usize::from(limit.0);
         self.loaded[if place < LIMITS_MAX { place } else { 0 }] += 1;
+    }
+
+    fn count_live(&mut self) {
+        let (shard, counters) = &mut self.uncounted;
+        self.pinned.table.shards[*shard].count_more_live(*counters);
+        *counters = 0;
     }
 
     fn load_share(
@@ -209,6 +222,7 @@ impl<'t> Loader<'t> {
 
 impl Drop for Loader<'_> {
     fn drop(&mut self) {
+        self.count_live();
         for (limit, loaded) in self.loaded.iter().enumerate().filter(|(_, loaded)| **loaded > 0) {
             self.pinned.table.counts.restore(LimitId(limit as u16), *loaded);
         }

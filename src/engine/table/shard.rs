@@ -62,7 +62,7 @@ impl Shard {
 
     /// An empty shard for `keys` counters, which will not have to grow for them.
     pub(super) fn for_keys(keys: u32, slots_at_first: u32, pool: &Arc<Segments>) -> Self {
-        let slots = probe::slots_for(keys, slots_at_first);
+        let slots = probe::slots_holding(keys, slots_at_first);
         Self::of_sizes(slots, slots_at_first, pool)
     }
 
@@ -115,6 +115,10 @@ impl Shard {
 
     pub(super) fn count_live(&self) {
         self.live.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn count_more_live(&self, counters: u32) {
+        self.live.fetch_add(counters, Ordering::Relaxed);
     }
 
     pub(super) fn uncount_live(&self) {
