@@ -14,6 +14,9 @@ pub mod policy;
 pub mod clock;
 
 #[cfg(not(table_model))]
+pub mod disk;
+
+#[cfg(not(table_model))]
 pub mod metrics;
 
 #[cfg(not(table_model))]

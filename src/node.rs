@@ -1,7 +1,9 @@
 //! Wires everything; the order of starting and stopping.
 
+mod keeper;
 mod log;
 mod reload;
+mod restored;
 
 use std::io;
 use std::net::SocketAddr;
@@ -14,11 +16,16 @@ use tokio::sync::watch;
 
 use crate::clock::{self, Clock};
 use crate::config::{self, Config};
+use crate::disk::{Directory, DiskError, Home, Identity};
 use crate::doors::{Instance, Loaded, admin, binary};
 use crate::engine::key::Seed;
-use crate::engine::table::SweepCursor;
+use crate::engine::table::{SweepCursor, Table};
 use crate::engine::time::{Now, Timestamp, UtcTime};
 use crate::policy::{self, Policy, Source};
+
+pub use crate::disk::Restore;
+
+use keeper::Keeper;
 
 /// How often the sweeper works.
 const SWEEP_EVERY: Duration = Duration::from_millis(20);
@@ -72,6 +79,20 @@ pub enum StartError {
     /// Operator: a policy is wrong; the text shows where.
     #[error("{0}")]
     Policy(String),
+    /// Operator: the data directory, or the snapshot in it, cannot be used.
+    #[error("{0}")]
+    Data(#[from] DiskError),
+    /// Operator: the instance has lived for too long.
+    #[error(
+        "the instance in {path} is {found} years old by its own clock, allowed are 7: point --data \
+         at an empty directory, which begins with fresh counters"
+    )]
+    TooOld {
+        /// The data directory.
+        path: String,
+        /// Years since it began.
+        found: u64,
+    },
     /// Operator: the operating system denied something that every process needs.
     #[error("{what}: {source}")]
     System {
@@ -144,36 +165,47 @@ pub fn random_bytes() -> Result<[u8; 16], StartError> {
     Ok(bytes)
 }
 
-/// Runs a node until a signal ends it. `ready` is called with one line for people once all doors
-/// are open.
+/// Runs a node until a signal ends it, continuing from a snapshot where there is a data directory.
+/// `ready` is called with one line for people once all doors are open.
 ///
 /// # Errors
 /// See [`StartError`].
-pub fn run(config: &Config, ready: impl FnOnce(&str)) -> Result<(), StartError> {
-    let seed = Seed::new(random_bytes()?);
+pub fn run(config: &Config, restore: Restore, ready: impl FnOnce(&str)) -> Result<(), StartError> {
+    let wall = clock::wall_now();
+    let fresh = Identity { id: random_bytes()?, seed: random_bytes()?, made_at: wall };
+    let mut home = match &config.data {
+        Some(path) => Some(Home::open(path, fresh)?),
+        None => None,
+    };
+    let identity = home.as_ref().map_or(fresh, Home::identity);
+    let seed = Seed::new(identity.seed);
     let (policy, origin) = load_policy(config.policy.as_deref(), &seed)?;
-    let clock = Clock::start();
-    let loaded = Loaded::new(policy, origin, clock::wall_now());
-    let instance = Instance::new(
-        config.keys_max,
-        config.connections_max,
-        random_bytes()?,
-        &seed,
-        clock,
-        loaded,
-    )
-    .map_err(|error| StartError::Policy(error.to_string()))?;
+    let mut table = Table::new(config.keys_max, &seed);
+    let restored = match &mut home {
+        Some(home) => restored::restore(home, restore, &policy, &mut table, wall)?,
+        None => None,
+    };
+    let time = restored.as_ref().map_or(Timestamp::from_nanos(1), |restored| restored.time);
+    let clock = Clock::start_at(time);
+    let loaded = Loaded::new(policy, origin, wall);
+    let (id, connections_max) = (identity.id, config.connections_max);
+    let instance = Instance::with_table(table, connections_max, id, &seed, clock, loaded)
+        .map_err(|error| StartError::Policy(error.to_string()))?;
+    if home.is_some() {
+        restored::number_on(&instance, restored, wall);
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|source| StartError::System { what: "event loop", source })?;
-    runtime.block_on(serve(config, seed, instance, ready))
+    runtime.block_on(serve(config, seed, Arc::clone(&instance), home, ready))
 }
 
 async fn serve(
     config: &Config,
     seed: Seed,
     instance: Arc<Instance>,
+    home: Option<Home<Directory>>,
     ready: impl FnOnce(&str),
 ) -> Result<(), StartError> {
     let signals =
@@ -209,6 +241,10 @@ async fn serve(
     let hang_up = signals(SignalKind::hangup())?;
     let reload =
         tokio::spawn(reload::run(config.policy.clone(), seed, Arc::clone(&instance), hang_up));
+    let keeper = home.map(|home| Keeper::start(home, &instance, config.snapshot_interval));
+    let keeper = keeper
+        .transpose()
+        .map_err(|source| StartError::System { what: "thread for snapshots", source })?;
 
     let loaded = instance.policy.load();
     ready(&format!(
@@ -232,6 +268,9 @@ async fn serve(
         let _ = binary.await;
         let _ = stop_admin.send(true);
         let _ = admin.await;
+        if let Some(keeper) = keeper {
+            let _ = tokio::task::spawn_blocking(|| keeper.stop()).await;
+        }
     };
     tokio::select! {
         () = drained => {}

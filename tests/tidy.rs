@@ -77,6 +77,8 @@ const ARROWS: &[Arrow] = &[
             "clock",
             "doors::report",
             "doors::admin",
+            // A file is inspected without a server.
+            "disk",
         ],
         instead: "commands ask a server over its wire, or `node`; of the doors they know what \
                   these answer",
@@ -90,10 +92,8 @@ const ARROWS: &[Arrow] = &[
     },
     Arrow {
         of: "src/node",
-        may: &[
-            "node", "config", "policy", "engine", "clock", "doors", "metrics", "disk", "cluster",
-        ],
-        instead: "node wires everything but the command line, which calls it",
+        may: &["node", "config", "policy", "engine", "clock", "doors", "metrics::cells", "disk"],
+        instead: "what runs beside the doors is handed to them by `node`",
     },
     Arrow {
         of: "src/main.rs",
@@ -138,6 +138,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("axum", &["src/doors/admin"]),
     ("bytes", &["protocol/src/client"]),
     ("clap", &["src/cli"]),
+    ("crc32c", &["src/disk"]),
     ("crossbeam_epoch", &["src/engine/sync.rs"]),
     ("hdrhistogram", &["src/cli"]),
     ("hyper", &["src/doors/admin"]),
@@ -146,10 +147,11 @@ const CRATES: &[(&str, &[&str])] = &[
     ("jiff", &["src/policy/moment.rs"]),
     // The seam, and the models, which start its threads.
     ("loom", &["src/engine/sync.rs", "src/engine/table/loom.rs"]),
+    ("memmap2", &["src/disk/files.rs"]),
     ("metrics", &["src/metrics/export.rs"]),
     ("metrics_exporter_prometheus", &["src/metrics/export.rs"]),
-    // The kernel's clocks, and its random numbers, which only who wires a node asks for.
-    ("rustix", &["src/clock/os.rs", "src/node.rs"]),
+    // The kernel's clocks, and its random numbers and priorities, which only who wires a node asks for.
+    ("rustix", &["src/clock/os.rs", "src/node.rs", "src/node"]),
     // Three texts that others write or read: the config file, the doors' JSON, and body templates,
     // which must be JSON and are only looked at.
     ("serde", &["src/config/raw.rs", "src/doors", "src/policy/template.rs"]),

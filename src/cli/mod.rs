@@ -20,6 +20,8 @@ mod explain;
 
 mod change;
 
+mod snapshot;
+
 mod bench;
 
 pub mod load;
@@ -68,6 +70,8 @@ enum Command {
     Identity(change::IdentityCommand),
     #[command(about = "Show a node's policy, keys, rates and connections")]
     Status(status::Status),
+    #[command(about = "Look into a snapshot, or have one taken")]
+    Snapshot(snapshot::SnapshotCommand),
     #[command(about = "Measure throughput and latency under load")]
     Bench(bench::Bench),
 }
@@ -89,6 +93,7 @@ pub fn run() -> ExitCode {
         Command::Override(change) => change.run(),
         Command::Identity(identity) => identity.run(),
         Command::Status(status) => status.run(),
+        Command::Snapshot(snapshot) => snapshot.run(),
         Command::Bench(bench) => bench.run(),
     }
 }

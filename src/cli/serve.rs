@@ -5,17 +5,19 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use crate::config::{self, Config, Raw};
-use crate::node;
+use crate::node::{self, Restore};
 
 use super::fail;
 
 /// Answers checks until SIGTERM or SIGINT, then drains: clients are told to go, what they have
 /// asked is answered, and the process exits 0 within 4 seconds. A second signal exits at once.
 ///
-/// Without arguments it serves the built-in example policy on loopback addresses.
+/// Without arguments it serves the built-in example policy on loopback addresses and keeps its
+/// counters in memory. With --data they outlive it: the last snapshot is taken once all doors are
+/// closed, and a crash forgets what was charged since the one before.
 #[derive(Args)]
 pub(super) struct Serve {
     /// Config file (TOML) with any of the settings below, written with underscores
@@ -34,6 +36,16 @@ pub(super) struct Serve {
     /// without one only a loopback address takes changes
     #[arg(long, value_name = "FILE", env = "TOLLKEEPER_ADMIN_TOKEN_FILE")]
     admin_token_file: Option<PathBuf>,
+    /// Directory of snapshots, which a restart continues from; made if there is none [default: a
+    /// restart forgets everything]
+    #[arg(long, value_name = "DIR", env = "TOLLKEEPER_DATA")]
+    data: Option<PathBuf>,
+    /// How often a snapshot is taken, if anything changed: 500ms, 60s, 5m [default: 60s]
+    #[arg(long, value_name = "SPAN", env = "TOLLKEEPER_SNAPSHOT_INTERVAL")]
+    snapshot_interval: Option<String>,
+    /// Which snapshot to continue from: `previous` sets the last one aside
+    #[arg(long, value_name = "WHICH", value_enum, default_value_t = Which::Latest)]
+    restore: Which,
     /// The most counters in memory; a new key beyond gets TABLE_FULL [default: 16777216]
     #[arg(long, value_name = "N", env = "TOLLKEEPER_MAX_KEYS")]
     max_keys: Option<u64>,
@@ -45,6 +57,15 @@ pub(super) struct Serve {
     workers: Option<usize>,
 }
 
+/// Which snapshot to continue from.
+#[derive(Clone, Copy, ValueEnum)]
+enum Which {
+    /// The last one
+    Latest,
+    /// The one before it
+    Previous,
+}
+
 impl Serve {
     pub(super) fn run(self) -> ExitCode {
         log_to_stderr();
@@ -52,13 +73,17 @@ impl Serve {
             Ok(config) => config,
             Err(error) => return fail(&error),
         };
-        match node::run(&config, say) {
+        let restore = match self.restore {
+            Which::Latest => Restore::Latest,
+            Which::Previous => Restore::Previous,
+        };
+        match node::run(&config, restore, say) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(&error.to_string()),
         }
     }
 
-    fn config(self) -> Result<Config, String> {
+    fn config(&self) -> Result<Config, String> {
         let file = match &self.config {
             None => Raw::default(),
             Some(path) => {
@@ -71,8 +96,10 @@ impl Serve {
         let typed = Raw {
             listen: self.listen,
             admin: self.admin,
-            admin_token_file: self.admin_token_file,
-            policy: self.policy,
+            admin_token_file: self.admin_token_file.clone(),
+            policy: self.policy.clone(),
+            data: self.data.clone(),
+            snapshot_interval: self.snapshot_interval.clone(),
             max_keys: self.max_keys,
             max_connections: self.max_connections,
             workers: self.workers,

@@ -12,7 +12,7 @@ use crate::engine::time::{Now, Timestamp, UtcTime};
 pub use os::Os;
 pub use stamp::{Reading, Scale};
 
-/// The clock of an instance that decides by itself: cluster time is the time since it started.
+/// The clock of an instance that decides by itself: cluster time is the time since it began.
 pub struct Clock {
     scale: Mutex<Scale>,
     /// Counts changes of the scale, so that readers need the lock only after one.
@@ -29,7 +29,12 @@ pub struct LocalClock {
 impl Clock {
     /// A clock that starts now.
     pub fn start() -> Arc<Self> {
-        let scale = Mutex::new(Scale::start(Timestamp::from_nanos(1), Os::read()));
+        Self::start_at(Timestamp::from_nanos(1))
+    }
+
+    /// A clock on which it is `time` now.
+    pub fn start_at(time: Timestamp) -> Arc<Self> {
+        let scale = Mutex::new(Scale::start(time, Os::read()));
         Arc::new(Self { scale, changes: AtomicU64::new(0) })
     }
 

@@ -21,5 +21,14 @@ pub const CONNECTIONS_MAX: u64 = 10_000;
 /// The most threads of the binary door.
 pub const WORKERS_MAX: u64 = 256;
 
+/// How often a snapshot is taken.
+pub const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(60);
+
+/// The shortest time between snapshots that can be asked for.
+pub const SNAPSHOT_INTERVAL_MIN: Duration = Duration::from_millis(100);
+
+/// The longest.
+pub const SNAPSHOT_INTERVAL_MAX: Duration = Duration::from_secs(86_400);
+
 /// How long clients have to leave at shutdown; the process exits within a second more.
 pub const DRAIN_GRACE: Duration = Duration::from_secs(3);

@@ -10,7 +10,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use defaults::{
-    ADMIN, CONNECTIONS_MAX, DRAIN_GRACE, KEYS_MAX, KEYS_MAX_HIGHEST, LISTEN, WORKERS_MAX,
+    ADMIN, CONNECTIONS_MAX, DRAIN_GRACE, KEYS_MAX, KEYS_MAX_HIGHEST, LISTEN, SNAPSHOT_INTERVAL,
+    SNAPSHOT_INTERVAL_MAX, SNAPSHOT_INTERVAL_MIN, WORKERS_MAX,
 };
 pub use raw::{ConfigError, Raw};
 
@@ -25,6 +26,10 @@ pub struct Config {
     pub admin_token_file: Option<PathBuf>,
     /// Policy file, or directory of them; `None` is the built-in example.
     pub policy: Option<PathBuf>,
+    /// Directory of snapshots; `None`: a restart forgets everything.
+    pub data: Option<PathBuf>,
+    /// How often a snapshot is taken.
+    pub snapshot_interval: Duration,
     /// The most counters in the table.
     pub keys_max: u64,
     /// Threads that serve the binary door.
@@ -43,6 +48,10 @@ impl Config {
     pub fn resolve(typed: Raw, file: Raw) -> Result<Self, ConfigError> {
         let keys_max = typed.max_keys.or(file.max_keys).unwrap_or(KEYS_MAX);
         raw::in_range("max-keys", keys_max, 1, KEYS_MAX_HIGHEST)?;
+        let snapshot_interval = match typed.snapshot_interval.or(file.snapshot_interval) {
+            None => SNAPSHOT_INTERVAL,
+            Some(text) => raw::interval("snapshot-interval", &text)?,
+        };
         let connections_max =
             typed.max_connections.or(file.max_connections).unwrap_or(CONNECTIONS_MAX);
         raw::in_range("max-connections", connections_max, 1, 1_000_000)?;
@@ -58,6 +67,8 @@ impl Config {
             admin: typed.admin.or(file.admin).unwrap_or(ADMIN),
             admin_token_file: typed.admin_token_file.or(file.admin_token_file),
             policy: typed.policy.or(file.policy),
+            data: typed.data.or(file.data),
+            snapshot_interval,
             keys_max,
             workers,
             connections_max,
@@ -77,6 +88,21 @@ mod tests {
         let config = Config::resolve(typed, file).unwrap();
         assert_eq!((config.keys_max, config.listen.port()), (7, 1));
         assert_eq!(config.admin, ADMIN);
+    }
+
+    #[test]
+    fn an_interval_is_a_number_with_its_unit() {
+        let interval = |text: &str| {
+            let typed = Raw { snapshot_interval: Some(text.to_owned()), ..Raw::default() };
+            Config::resolve(typed, Raw::default()).map(|config| config.snapshot_interval)
+        };
+        assert_eq!(interval("90s"), Ok(Duration::from_secs(90)));
+        assert_eq!(interval("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(interval("2m"), Ok(Duration::from_secs(120)));
+        for wrong in ["60", "1d", "", "s", "-1s", "1.5s", "25h", "99ms", "99999999999999999999s"] {
+            let error = interval(wrong).unwrap_err().to_string();
+            assert!(error.contains("snapshot-interval") && error.contains("100ms"), "{error}");
+        }
     }
 
     #[test]

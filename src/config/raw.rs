@@ -3,8 +3,11 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::Deserialize;
+
+use super::defaults::{SNAPSHOT_INTERVAL_MAX, SNAPSHOT_INTERVAL_MIN};
 
 /// Settings as typed; what is left out is `None`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -18,6 +21,10 @@ pub struct Raw {
     pub admin_token_file: Option<PathBuf>,
     /// Policy file or directory.
     pub policy: Option<PathBuf>,
+    /// Directory of snapshots.
+    pub data: Option<PathBuf>,
+    /// How often a snapshot is taken, as `60s`.
+    pub snapshot_interval: Option<String>,
     /// The most counters.
     pub max_keys: Option<u64>,
     /// The most connections.
@@ -47,6 +54,29 @@ impl fmt::Display for ConfigError {
 }
 
 impl std::error::Error for ConfigError {}
+
+/// A span of time as people write it: `500ms`, `60s`, `5m`, `1h`.
+pub(super) fn interval(name: &str, text: &str) -> Result<Duration, ConfigError> {
+    let digits = text.find(|character: char| !character.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let millis = match unit {
+        "ms" => Some(1_u64),
+        "s" => Some(1000),
+        "m" => Some(60_000),
+        "h" => Some(3_600_000),
+        _ => None,
+    };
+    let span = millis.and_then(|millis| number.parse::<u64>().ok()?.checked_mul(millis));
+    let span = span.map(Duration::from_millis);
+    span.filter(|span| (SNAPSHOT_INTERVAL_MIN..=SNAPSHOT_INTERVAL_MAX).contains(span)).ok_or_else(
+        || {
+            let message = format!(
+                "{name} is `{text}`, allowed is a number with ms, s, m or h, from 100ms to 24h"
+            );
+            ConfigError(message)
+        },
+    )
+}
 
 pub(super) fn in_range(name: &str, found: u64, min: u64, max: u64) -> Result<(), ConfigError> {
     if (min..=max).contains(&found) {

@@ -14,9 +14,10 @@ mod journal;
 pub mod report;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use arc_swap::ArcSwap;
+use tokio::sync::oneshot;
 
 use crate::clock::Clock;
 use crate::engine::command::LimitId;
@@ -25,6 +26,8 @@ use crate::engine::session::Sessions;
 use crate::engine::table::Table;
 use crate::metrics::cells::Cells;
 use crate::policy::{Policy, RunOut};
+
+use report::SnapshotReport;
 
 pub use control::{Control, Failure, Loaded, OverrideRecord, Reloads, Standing};
 pub use desk::{Answered, Desk, Intent, Problem};
@@ -57,8 +60,14 @@ pub struct Instance {
     pub inline: InlineSpaces,
     /// Open connections of the binary door.
     pub connections: Connections,
+    /// Asks whoever keeps snapshots for one; set once, where there is a data directory.
+    pub snapshots: OnceLock<AskSnapshot>,
     draining: AtomicBool,
 }
+
+/// Asks for a snapshot now. What comes back says what became of it.
+pub type AskSnapshot =
+    Box<dyn Fn() -> oneshot::Receiver<Result<SnapshotReport, String>> + Send + Sync>;
 
 /// The spaces of inline limits' keys: apart from every policy's, so that no client can spoil a
 /// policy's counter.
@@ -115,10 +124,26 @@ impl Instance {
         id: [u8; 16],
         seed: &Seed,
         clock: Arc<Clock>,
+        loaded: Loaded,
+    ) -> Result<Arc<Self>, RunOut> {
+        Self::with_table(Table::new(keys_max, seed), connections_max, id, seed, clock, loaded)
+    }
+
+    /// An instance with this table, whose keys derive from `seed`, under the policy of `loaded`.
+    ///
+    /// # Errors
+    /// As [`Instance::new`].
+    pub fn with_table(
+        table: Table,
+        connections_max: u64,
+        id: [u8; 16],
+        seed: &Seed,
+        clock: Arc<Clock>,
         mut loaded: Loaded,
     ) -> Result<Arc<Self>, RunOut> {
-        let table = Table::new(keys_max, seed);
-        table.limit_cap(LimitId::INLINE, keys_share(keys_max));
+        table.limit_cap(LimitId::INLINE, keys_share(table.usage().keys_max));
+        // A policy's first numbers are those that it was compiled with, by which a restored table
+        // knows its limits.
         let control = Control::begin(&mut loaded)?;
         cap_limits(&table, &loaded.policy);
         Ok(Arc::new(Self {
@@ -132,6 +157,7 @@ impl Instance {
             id,
             inline: InlineSpaces::derive(seed),
             connections: Connections { open: AtomicU64::new(0), max: connections_max },
+            snapshots: OnceLock::new(),
             draining: AtomicBool::new(false),
         }))
     }

@@ -32,6 +32,19 @@ pub struct Report {
     pub error: Option<ErrorReport>,
 }
 
+/// A snapshot that was written.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct SnapshotReport {
+    /// The file.
+    pub file: String,
+    /// Counters and shares of permits in it.
+    pub counters: u64,
+    /// Its size.
+    pub bytes: u64,
+    /// What it took.
+    pub seconds: f64,
+}
+
 /// A limit's name and window.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Binding {
@@ -54,9 +67,6 @@ pub struct LimitReport {
     pub limit: Option<u64>,
     /// Units left after this answer; absent if there is no limit.
     pub remaining: Option<u64>,
-    /// Whether waiting helps the same request: `now`, `after`, `never`, or `on_others` who must
-    /// give back what they hold.
-    pub retry: &'static str,
     /// How long until the same request passes this limit; of permits, until the first one lapses.
     pub retry_after_ns: Option<u64>,
     /// How long until one more unit is left; zero if all are, absent if time brings none.
@@ -65,6 +75,9 @@ pub struct LimitReport {
     pub full_ns: Option<u64>,
     /// `enforce` or `shadow`.
     pub mode: &'static str,
+    /// Whether waiting helps the same request: `now`, `after`, `never`, or `on_others` who must
+    /// give back what they hold.
+    pub retry: &'static str,
 }
 
 /// A number of units as JSON has it: `None` is no limit.

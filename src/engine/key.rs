@@ -27,6 +27,18 @@ pub struct Key {
     pub(super) low: u64,
 }
 
+impl Key {
+    /// The key as a snapshot has it: the high half first.
+    pub(crate) const fn words(self) -> [u64; 2] {
+        [self.high, self.low]
+    }
+
+    /// What [`Key::words`] gave.
+    pub(crate) const fn from_words([high, low]: [u64; 2]) -> Self {
+        Self { high, low }
+    }
+}
+
 /// Everything about a counter but the values of its attributes: namespace, API, limit, window,
 /// kind, attribute names. Two spaces never share a counter.
 ///

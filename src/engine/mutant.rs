@@ -55,6 +55,16 @@ pub(crate) enum Mutant {
     SecondCostForgotten,
     /// The sweeper takes counters a second early.
     SweepEarly,
+    /// A counter changes in the middle of a snapshot and nobody notes what it was.
+    ChangeNotNoted,
+    /// A permit is renewed or given back in the middle of a snapshot and nobody notes it.
+    ShareNotNoted,
+    /// A counter that comes in the middle of a snapshot is taken for one that was there.
+    NewcomerNotTagged,
+    /// A snapshot takes another's tag for its own.
+    TagsNotCleaned,
+    /// The sweeper takes counters that a snapshot has yet to come to.
+    SweepDespiteSnapshot,
 }
 
 #[cfg(not(test))]

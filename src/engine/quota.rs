@@ -39,6 +39,11 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// Whether a counter of this kind keeps sub-windows.
+    pub(super) const fn has_ring(self) -> bool {
+        matches!(self, Self::Sliding)
+    }
+
     /// The word a policy uses for this kind.
     pub const fn name(self) -> &'static str {
         match self {

@@ -5,6 +5,7 @@
 //! cannot be told any more. Whether a number was done is all that is kept.
 
 use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
 
 use super::key::{KeySpace, Seed};
 use super::time::{Nanos, Timestamp};
@@ -51,6 +52,19 @@ pub struct Sessions {
     opened: u64,
 }
 
+/// A session as a snapshot has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SavedSession {
+    /// Its name.
+    pub name: u64,
+    /// The highest number seen.
+    pub highest: u64,
+    /// When a request of it last came.
+    pub used_at: Timestamp,
+    /// Which numbers were done, at the number modulo [`WINDOW`].
+    pub done: [u64; (WINDOW / 64) as usize],
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Session {
     highest: u64,
@@ -89,6 +103,24 @@ impl Sessions {
     pub fn new(seed: &Seed) -> Self {
         let names = KeySpace::derive(seed, [&b"session"[..]]);
         Self { sessions: BTreeMap::new(), names, opened: 0 }
+    }
+
+    /// How many were ever opened, and each that is remembered.
+    pub fn saved(&self) -> (u64, Vec<SavedSession>) {
+        let saved = self.sessions.iter().map(|(&name, session)| {
+            let Session { highest, done, used_at } = *session;
+            SavedSession { name, highest, used_at, done }
+        });
+        (self.opened, saved.collect())
+    }
+
+    /// Remembers what a snapshot remembered. `opened` must be past every session ever opened, so
+    /// that no name is given twice.
+    pub fn restore(&mut self, opened: u64, saved: impl IntoIterator<Item = SavedSession>) {
+        self.opened = opened;
+        for SavedSession { name, highest, used_at, done } in saved.into_iter().take(SESSIONS_MAX) {
+            self.sessions.insert(name, Session { highest, done, used_at });
+        }
     }
 
     /// Opens a session. If there are too many, idle ones make room.

@@ -168,10 +168,29 @@ impl Worker {
     }
 }
 
+/// Counts of snapshots. One thread writes them; all zero as long as there was none.
+#[derive(Default)]
+pub struct SnapshotCells {
+    /// Snapshots written.
+    pub written: AtomicU64,
+    /// Snapshots that came to nothing.
+    pub failed: AtomicU64,
+    /// The last one's moment, or that of the one restored: nanoseconds since the epoch.
+    pub taken_at: AtomicU64,
+    /// Nanoseconds that the last one took.
+    pub duration: AtomicU64,
+    /// Bytes of the last one.
+    pub bytes: AtomicU64,
+    /// Counters that changed while the last one was taken before it had come to them.
+    pub noted: AtomicU64,
+}
+
 /// The cells of all worker threads.
 #[derive(Default)]
 pub struct Cells {
     workers: Mutex<Vec<Arc<Worker>>>,
+    /// Of the one thread that takes snapshots.
+    pub snapshots: SnapshotCells,
 }
 
 impl Cells {

@@ -53,8 +53,27 @@ pub struct Figures {
     pub uptime_seconds: f64,
     /// How far the system's wall clock is ahead of ours.
     pub wall_offset_seconds: f64,
+    /// Of snapshots, where there is a data directory.
+    pub snapshots: Option<SnapshotFigures>,
     /// What the kernel says.
     pub process: Process,
+}
+
+/// Counts of snapshots.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct SnapshotFigures {
+    /// Snapshots written.
+    pub written: u64,
+    /// Snapshots that came to nothing.
+    pub failed: u64,
+    /// Time since the last one's moment; absent if there was none.
+    pub age_seconds: Option<f64>,
+    /// What the last one took.
+    pub duration_seconds: f64,
+    /// Bytes of the last one.
+    pub bytes: u64,
+    /// Counters noted while the last one was taken.
+    pub noted: u64,
 }
 
 /// Counts of one API.
@@ -178,6 +197,18 @@ const WALL_OFFSET: Metric = gauge(
     "tollkeeper_clock_wall_offset_seconds",
     "How far the system's wall clock is ahead of the node's, which follows it by at most 0.1 %.",
 );
+const SNAPSHOTS: Metric = counter("tollkeeper_snapshots_total", "Snapshots, by outcome.");
+const SNAPSHOT_AGE: Metric = gauge(
+    "tollkeeper_snapshot_age_seconds",
+    "Time since the last snapshot's moment: what a crash now would forget.",
+);
+const SNAPSHOT_DURATION: Metric =
+    gauge("tollkeeper_snapshot_duration_seconds", "Time that the last snapshot took.");
+const SNAPSHOT_BYTES: Metric = gauge("tollkeeper_snapshot_bytes", "Size of the last snapshot.");
+const SNAPSHOT_NOTED: Metric = gauge(
+    "tollkeeper_snapshot_overlay_slots",
+    "Counters that changed while the last snapshot was taken before it had come to them.",
+);
 const RESIDENT: Metric = gauge("process_resident_memory_bytes", "Resident memory size in bytes.");
 const CPU: Metric =
     counter("process_cpu_seconds_total", "Total user and system CPU time spent in seconds.");
@@ -236,6 +267,19 @@ pub fn render(figures: &Figures) -> String {
     page.line(&BUILD_INFO, &[("version", figures.build_version)], 1);
     page.single(&UPTIME, figures.uptime_seconds);
     page.single(&WALL_OFFSET, figures.wall_offset_seconds);
+
+    if let Some(snapshots) = figures.snapshots {
+        page.begin(&SNAPSHOTS);
+        for (outcome, count) in [("written", snapshots.written), ("failed", snapshots.failed)] {
+            page.line(&SNAPSHOTS, &[("outcome", outcome)], count);
+        }
+        if let Some(age) = snapshots.age_seconds {
+            page.single(&SNAPSHOT_AGE, age);
+        }
+        page.single(&SNAPSHOT_DURATION, snapshots.duration_seconds);
+        page.single(&SNAPSHOT_BYTES, snapshots.bytes);
+        page.single(&SNAPSHOT_NOTED, snapshots.noted);
+    }
 
     page.single(&RESIDENT, process.resident_bytes);
     page.single(&CPU, process.cpu_seconds);
@@ -344,6 +388,7 @@ mod tests {
             protocols: vec![admin],
             policy_origin: "odd \"name\"\n\\x".into(),
             build_version: "1.2.3",
+            snapshots: Some(SnapshotFigures { age_seconds: Some(2.5), ..Default::default() }),
             ..Figures::default()
         }
     }
@@ -358,6 +403,7 @@ mod tests {
             "tollkeeper_decisions_total{api=\"a\",limit=\"x.minute\",outcome=\"deny\"} 7",
             "tollkeeper_keys{api=\"a\",limit=\"x.minute\"} 0",
             "tollkeeper_build_info{version=\"1.2.3\"} 1",
+            "tollkeeper_snapshot_age_seconds 2.5",
             "tollkeeper_policy_info{version=\"\",origin=\"odd \\\"name\\\"\\n\\\\x\"} 1",
             "# TYPE tollkeeper_decision_duration_seconds histogram",
         ] {

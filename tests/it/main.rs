@@ -7,4 +7,6 @@ mod cli;
 mod drain;
 mod media;
 mod operate;
+mod permits;
 mod policy;
+mod snapshot;

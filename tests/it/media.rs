@@ -96,7 +96,7 @@ fn the_fields_of_an_answer_come_in_their_order() {
     );
     assert_eq!(
         keys(&report["limits"][0]).join(" "),
-        "name window kind limit remaining retry_after_ns next_ns full_ns mode"
+        "name window kind limit remaining retry_after_ns next_ns full_ns mode retry"
     );
     assert!(!output.stdout.contains(": ") && !output.stdout.contains(", "), "{output:?}");
     assert_eq!(report["body"], Value::Null);

@@ -114,12 +114,16 @@ impl Daemon {
         self.signal("TERM");
     }
 
+    /// Sends SIGKILL.
+    pub(crate) fn kill(&self) {
+        self.signal("KILL");
+    }
+
     /// Sends a signal.
     pub(crate) fn signal(&self, name: &str) {
         let id = self.child.id().to_string();
         // The shell's own `kill`: there need not be a program of that name.
-        let script = format!("kill -{name} \"$0\"");
-        let kill = Command::new("sh").args(["-c", &script, &id]).status().unwrap();
+        let kill = Command::new("sh").args(["-c", "kill -$1 \"$0\"", &id, name]).status().unwrap();
         assert!(kill.success());
     }
 

@@ -1,12 +1,15 @@
 //! The instance's counts as the figures that are exported.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::doors::Instance;
 use crate::doors::report::version_text;
 use crate::engine::command::LimitId;
+use crate::engine::time::UtcTime;
 use crate::metrics::cells::{Outcome, Protocol};
-use crate::metrics::export::{ApiFigures, Figures, INLINE, LimitFigures, ProtocolFigures};
+use crate::metrics::export::{
+    ApiFigures, Figures, INLINE, LimitFigures, ProtocolFigures, SnapshotFigures,
+};
 use crate::metrics::process::Process;
 
 use super::CONNECTIONS_MAX;
@@ -50,7 +53,23 @@ pub(super) fn figures(instance: &Instance, vitals: &Vitals) -> Figures {
         build_version: env!("CARGO_PKG_VERSION"),
         uptime_seconds: vitals.uptime(instance.clock.now().time).get() as f64 / 1e9,
         wall_offset_seconds: vitals.wall_offset_nanos() as f64 / 1e9,
+        snapshots: instance.snapshots.get().map(|_| of_snapshots(instance)),
         process: Process::observe(),
+    }
+}
+
+fn of_snapshots(instance: &Instance) -> SnapshotFigures {
+    let cells = &instance.cells.snapshots;
+    let load = |cell: &AtomicU64| cell.load(Ordering::Relaxed);
+    let taken_at = Some(load(&cells.taken_at)).filter(|taken_at| *taken_at > 0);
+    let age = taken_at.map(|at| instance.clock.now().utc - UtcTime::from_nanos(at));
+    SnapshotFigures {
+        written: load(&cells.written),
+        failed: load(&cells.failed),
+        age_seconds: age.map(|age| age.get() as f64 / 1e9),
+        duration_seconds: load(&cells.duration) as f64 / 1e9,
+        bytes: load(&cells.bytes),
+        noted: load(&cells.noted),
     }
 }
 

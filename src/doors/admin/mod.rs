@@ -6,6 +6,7 @@
 //! | `GET /livez` | 200 while the process serves HTTP at all |
 //! | `GET /readyz`, `/healthz`, `/healthcheck` | 200 while requests are welcome, else 503; `?verbose` lists the checks |
 //! | `GET /v1/status` | [`Status`]: what `tollkeeper status` prints |
+//! | `POST /v1/snapshot` | takes a snapshot now; on loopback addresses only |
 //! | `POST /v1/check`, `/v1/peek` | a [`Report`](super::report::Report); 200 whether it allows or denies |
 //! | `POST /v1/explain` | an [`ExplainReport`]: each limit of a request, and why it applies or not |
 //! | `POST /v1/usage` | a [`UsageReport`]: what one subject has used of every limit |

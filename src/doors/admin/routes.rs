@@ -33,7 +33,7 @@ use super::vitals::Vitals;
 use super::{BODY_BYTES_MAX, BODY_TIME_MAX};
 
 /// The paths, for whoever asks for another.
-const PATHS: &str = "/metrics, /livez, /readyz, /healthz, /healthcheck, /v1/status, /v1/check, /v1/peek, \
+const PATHS: &str = "/metrics, /livez, /readyz, /healthz, /healthcheck, /v1/status, /v1/check, /v1/peek, /v1/snapshot, \
      /v1/explain, /v1/usage, /v1/overrides, /v1/overrides/clear, /v1/identities, \
      /v1/identities/remove";
 
@@ -66,6 +66,7 @@ pub(super) fn router(instance: Arc<Instance>, vitals: Arc<Vitals>, access: Acces
         .route("/v1/overrides/clear", post(clear_override))
         .route("/v1/identities", get(list_identities).post(put_identity))
         .route("/v1/identities/remove", post(remove_identity))
+        .route("/v1/snapshot", post(snapshot))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
@@ -144,6 +145,26 @@ async fn peek(State(admin): Shared, request: Request) -> Result<Response, Refuse
     ask(&admin, request, Intent::Peek).await
 }
 
+/// Changes what is on disk, so it is for those who may change things.
+async fn snapshot(State(admin): Shared, request: Request) -> Result<Response, Refused> {
+    may_change(&admin, request.headers())?;
+    expects_json(request.headers())?;
+    let Some(ask) = admin.instance.snapshots.get() else {
+        let message = "there is no data directory; `serve --data DIR` gives one".to_owned();
+        return Err(Refused::new(StatusCode::CONFLICT, "NO_DATA", message));
+    };
+    match ask().await {
+        Ok(Ok(report)) => Ok(json_response(StatusCode::OK, &report)),
+        Ok(Err(message)) => {
+            Err(Refused::new(StatusCode::INTERNAL_SERVER_ERROR, "SNAPSHOT_FAILED", message))
+        }
+        Err(_) => {
+            let message = "the node is stopping, and takes its last snapshot".to_owned();
+            Err(Refused::new(StatusCode::SERVICE_UNAVAILABLE, "STOPPING", message))
+        }
+    }
+}
+
 async fn ask(admin: &Admin, request: Request, intent: Intent) -> Result<Response, Refused> {
     expects_json(request.headers())?;
     let body = read_body(request).await?;
@@ -204,23 +225,27 @@ async fn list_overrides(State(admin): Shared) -> Response {
 
 /// The body of a request that changes something, if it may.
 async fn change(admin: &Admin, request: Request) -> Result<Bytes, Refused> {
-    let authorization = request.headers().get(header::AUTHORIZATION);
+    may_change(admin, request.headers())?;
+    expects_json(request.headers())?;
+    read_body(request).await
+}
+
+fn may_change(admin: &Admin, headers: &HeaderMap) -> Result<(), Refused> {
+    let authorization = headers.get(header::AUTHORIZATION);
     match admin.access.check(authorization.map(|value| value.as_bytes())) {
-        Ok(()) => {}
+        Ok(()) => Ok(()),
         Err(Refusal::NoToken) => {
             let message = "this address is not a loopback one, so changes need a token: start the \
                            daemon with --admin-token-file";
-            return Err(Refused::new(StatusCode::FORBIDDEN, "FORBIDDEN", message.to_owned()));
+            Err(Refused::new(StatusCode::FORBIDDEN, "FORBIDDEN", message.to_owned()))
         }
         Err(Refusal::WrongToken) => {
             let message = "changes need the token of the daemon's --admin-token-file, as in \
                            `Authorization: Bearer TOKEN`";
             let (status, code) = (StatusCode::UNAUTHORIZED, "UNAUTHENTICATED");
-            return Err(Refused::new(status, code, message.to_owned()));
+            Err(Refused::new(status, code, message.to_owned()))
         }
     }
-    expects_json(request.headers())?;
-    read_body(request).await
 }
 
 async fn set_override(State(admin): Shared, request: Request) -> Result<Response, Refused> {
@@ -342,7 +367,8 @@ async fn not_found(uri: Uri) -> Refused {
 }
 
 async fn method_not_allowed(request: Request) -> Refused {
-    const ASKS: [&str; 6] = ["/check", "/peek", "/explain", "/usage", "/clear", "/remove"];
+    const ASKS: [&str; 7] =
+        ["/snapshot", "/check", "/peek", "/explain", "/usage", "/clear", "/remove"];
     const BOTH: [&str; 2] = ["/overrides", "/identities"];
     let ends = |words: &[&str]| words.iter().any(|word| request.uri().path().ends_with(word));
     let (asks, both) = (ends(&ASKS), ends(&BOTH));

@@ -25,7 +25,7 @@ pub use concurrent::Concurrent;
 pub use fixed::Fixed;
 pub use level::Level;
 pub use sliding::Sliding;
-pub(crate) use sliding::{Ring, SUBS};
+pub(crate) use sliding::{Packed, Ring, SUBS};
 
 use super::command::Amend;
 use super::mutant::{Mutant, planted};
@@ -132,12 +132,7 @@ impl Quota {
             Self::Calendar(calendar) => calendar.fill_narrow(value, now),
             Self::Level(_) => Fill::Level { used: value },
             Self::Concurrent(_) => Fill::Permits { held: 0, lapses_after: None },
-            Self::Sliding(_) => Fill::Sliding {
-                used: 0,
-                fits_after: Nanos::ZERO,
-                next_after: Nanos::ZERO,
-                full_after: Nanos::ZERO,
-            },
+            Self::Sliding(_) => Fill::EMPTY_SLIDING,
             Self::Cap(_) | Self::Unlimited(_) => Fill::Stateless,
         }
     }
@@ -350,6 +345,14 @@ impl Quota {
 }
 
 impl Fill {
+    /// A sliding window in which nothing counts.
+    pub(crate) const EMPTY_SLIDING: Self = Self::Sliding {
+        used: 0,
+        fits_after: Nanos::ZERO,
+        next_after: Nanos::ZERO,
+        full_after: Nanos::ZERO,
+    };
+
     /// Whether nothing is charged: such a counter may be dropped and no later decision changes.
     #[inline]
     pub(crate) fn is_fresh(self) -> bool {

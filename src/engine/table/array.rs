@@ -15,6 +15,8 @@ use super::slot::{Meta, Slot, State, Word, fingerprint};
 
 pub(super) struct Array {
     slots: Slots,
+    /// Its place in the shard's chain; arrays that have left it count.
+    pub(super) number: u32,
     /// The array that this one's counters move to; null until it is full.
     next: Atomic<Array>,
     /// Slots that are no longer vacant.
@@ -38,10 +40,11 @@ pub(super) enum Located<'a> {
 }
 
 impl Array {
-    /// An array of at least so many slots.
-    pub(super) fn new(slots: u32, pool: &Arc<Segments>) -> Self {
+    /// An array of at least so many slots, the one of this number in its chain.
+    pub(super) fn new(number: u32, slots: u32, pool: &Arc<Segments>) -> Self {
         Self {
             slots: Slots::vacant(slots, pool),
+            number,
             next: Atomic::null(),
             claimed: AtomicU32::new(0),
             cursor: AtomicU32::new(0),

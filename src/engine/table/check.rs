@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use crate::engine::command::{Amend, CHARGES_MAX, Charge, ChargeOn, LimitId};
+use crate::engine::command::{Amend, CHARGES_MAX, Charge, ChargeOn, Effect, LimitId};
 use crate::engine::decision::{Decision, Reading, Refusal, Verdict, binding};
 use crate::engine::kinds::{Fill, Form, NARROW_HORIZON};
 use crate::engine::mutant::{Mutant, planted};
@@ -16,6 +16,9 @@ use super::permits::Grant;
 use super::shard::{Place, Shard};
 use super::slot::{Meta, Payload, State, Word};
 use super::{Pinned, Stamp};
+
+/// Charges that most checks of several have at most.
+const FEW: usize = 4;
 
 /// How a check of one narrow counter ended.
 enum Narrow {
@@ -54,7 +57,8 @@ impl Pinned<'_> {
         let slot = shard.find_settled(charge.key, self.table.shape, &self.guard)?;
         let word = slot.word();
         let State::Live(payload) = word.state() else { return None };
-        if payload.is_wide() || slot.meta().generation() != bucket.generation() {
+        let meta = slot.meta();
+        if payload.is_wide() || meta.generation() != bucket.generation() || shard.awaits(meta) {
             return None;
         }
         let (value, fits) = match bucket.charge_narrow(payload.value(), charge.cost, now) {
@@ -87,9 +91,10 @@ impl Pinned<'_> {
             }
             Form::Ring | Form::Permits => shard.help_move(self.table.shape, &self.guard),
         }
-        let mut readings = [None];
-        self.check_held(core::slice::from_ref(charge), stamp, &mut readings)?;
-        Ok(readings[0].expect("a check reads each of its charges"))
+        let mut readings = [reading(charge, Fill::Stateless)];
+        self.check_held::<1, _>(core::slice::from_ref(charge), stamp, &mut readings)?;
+        let [read] = readings;
+        Ok(read)
     }
 
     /// Decides a check: all of its charges are made, or none. `readings` becomes one reading for
@@ -115,20 +120,55 @@ impl Pinned<'_> {
         if planted(Mutant::UndoBySubtraction) {
             return self.check_provisionally(charges, stamp, readings);
         }
+        within_horizon(stamp.now())?;
+        within_charges(charges)?;
         // A limit that refuses now refuses the check, whatever the others say, so most denials
-        // need no hold and leave no trace, unless some limit is charged for them.
-        let seen = self.peek(charges, stamp, readings)?;
-        let always = charges.iter().any(|charge| charge.on == ChargeOn::Always);
-        let charges_denied = always || planted(Mutant::ChargeOnDenial);
-        if charges.is_empty() || (seen.verdict == Verdict::Deny && !charges_denied) {
-            return Ok(seen);
+        // need no hold and leave no trace, unless some limit is charged for them too.
+        let always = |charge: &Charge| charge.on == ChargeOn::Always;
+        let hopeless = charges.iter().any(|charge| self.refuses(charge, stamp.now()))
+            && !charges.iter().any(always)
+            && !planted(Mutant::ChargeOnDenial);
+        if charges.is_empty() || hopeless {
+            let seen = self.peek(charges, stamp, readings)?;
+            if seen.verdict == Verdict::Deny || charges.is_empty() {
+                return Ok(seen);
+            }
+            readings.clear();
         }
         self.help_moves(charges);
-        let mut decided = [None; CHARGES_MAX];
-        let permit = self.check_held(charges, stamp, &mut decided[..charges.len()])?;
-        readings.clear();
-        readings.extend(decided.into_iter().flatten());
+        readings.extend(charges.iter().map(|charge| reading(charge, Fill::Stateless)));
+        // Room on the stack is made for as many as there may be; most checks have few.
+        let permit = match charges.len() {
+            0..=FEW => self.check_held::<FEW, _>(charges, stamp, readings)?,
+            _ => self.check_held::<CHARGES_MAX, _>(charges, stamp, readings)?,
+        };
         Ok(decision(readings, stamp.now(), permit))
+    }
+
+    /// Whether a limit refuses for certain, by a look at a narrow counter that is there and that
+    /// nobody is at. False says nothing.
+    #[inline]
+    fn refuses(&self, charge: &Charge, now: Now) -> bool {
+        if charge.effect == Effect::Shadow || charge.quota.form() != Form::Numbers {
+            return false;
+        }
+        let shard = self.table.shard(charge.key);
+        let Some(slot) = shard.find_settled(charge.key, self.table.shape, &self.guard) else {
+            return false;
+        };
+        let State::Live(payload) = slot.word().state() else { return false };
+        if payload.is_wide() || is_of_other_numbers(slot.meta(), charge) {
+            return false;
+        }
+        let fill = charge.quota.fill_narrow(payload.value(), now);
+        !charge.quota.fits(fill, charge.cost)
+    }
+
+    /// One step of the growth of every shard that these charges go to. No counter may be held.
+    fn help_moves(&self, charges: &[Charge]) {
+        for charge in charges.iter().filter(|charge| charge.quota.form() != Form::None) {
+            self.table.shard(charge.key).help_move(self.table.shape, &self.guard);
+        }
     }
 
     /// How not to do it, see [`Mutant::UndoBySubtraction`].
@@ -152,13 +192,6 @@ impl Pinned<'_> {
             }
         }
         Ok(decision(readings, stamp.now(), None))
-    }
-
-    /// One step of the growth of every shard that these charges go to. No counter may be held.
-    fn help_moves(&self, charges: &[Charge]) {
-        for charge in charges.iter().filter(|charge| charge.quota.form() != Form::None) {
-            self.table.shard(charge.key).help_move(self.table.shape, &self.guard);
-        }
     }
 
     /// What [`Pinned::check`] would say, charging nothing. Each limit is read by itself: others
@@ -214,17 +247,15 @@ impl Pinned<'_> {
         let charges: Vec<Charge> =
             charges.iter().filter(can).map(|charge| Charge { cost: 0, ..*charge }).collect();
         self.help_moves(&charges);
-        let mut amended = [None; CHARGES_MAX];
-        let count = self.with_held(&charges, stamp, |held| {
+        readings.extend(charges.iter().map(|charge| reading(charge, Fill::Stateless)));
+        self.with_held::<CHARGES_MAX, _, _>(&charges, stamp, |held| {
             let now = held.now;
             for index in 0..held.len() {
                 let fill = held.change(index, Change::Amend(amend));
-                held.note(&mut amended[..charges.len()], index, fill, true);
+                held.note(readings, index, fill, true);
             }
             Ok((held.len(), now))
-        })?;
-        readings.extend(amended.into_iter().flatten());
-        Ok(count)
+        })
     }
 
     /// How full a counter stands for a check of `cost`. Holds a wide one, and one that other
@@ -260,6 +291,8 @@ impl Pinned<'_> {
                 State::Live(_) => {
                     let Some(mut hold) = self.hold_present(charge.key) else { break };
                     let now = stamp.renew();
+                    let side = self.side();
+                    self.preserve(&mut hold, charge.key, side);
                     let read = within_window(charge, now).map(|()| {
                         self.settle(&mut hold, charge, now);
                         self.fill(&hold, &charge.quota, cost, now)
@@ -326,6 +359,10 @@ impl Pinned<'_> {
             let Some(value) = quota.narrow(charged, now) else {
                 return Ok(Narrow::NeedsHold);
             };
+            // A vacant slot has no tag either.
+            if shard.awaits(slot.meta()) {
+                return Ok(Narrow::NeedsHold);
+            }
             let to = Word::live(Payload::narrow(value));
             let written = match word {
                 Some(word) if !payload.is_fresh() => slot.swap(word, to),
@@ -348,54 +385,55 @@ impl Pinned<'_> {
     }
 
     /// Decides under holds: reads all counters, charges all of them if every enforced limit lets
-    /// the request pass, else those that are charged for denied requests too.
-    fn check_held<F: FnMut() -> Now>(
+    /// the request pass, else those that are charged for denied requests too. There are at most `N`
+    /// charges, and a reading for each to be filled in.
+    fn check_held<const N: usize, F: FnMut() -> Now>(
         &self,
         charges: &[Charge],
         stamp: &mut Stamp<F>,
-        readings: &mut [Option<Reading>],
+        readings: &mut [Reading],
     ) -> Result<Option<Permit>, Refusal> {
-        let permit = self.with_held(charges, stamp, |held| {
+        let permit = self.with_held::<N, _, _>(charges, stamp, |held| {
+            let mut allow = true;
             for (charge, reading) in charges.iter().zip(&mut *readings) {
                 if charge.quota.form() == Form::None {
-                    *reading = Some(stateless(charge));
+                    *reading = stateless(charge);
+                    allow &= reading.passes();
                 }
             }
-            let mut fits = [false; CHARGES_MAX];
-            for index in 0..held.len() {
+            let mut seen = [(Fill::Stateless, false); N];
+            let (mut limits, mut shares) = ([LimitId::INLINE; N], 0);
+            for (index, seen) in seen.iter_mut().enumerate().take(held.len()) {
+                let (charge, cost) = (held.charge(index), held.costs[index]);
                 let fill = held.fill(index);
-                fits[index] = held.charge(index).quota.fits(fill, held.costs[index]);
-                held.note(readings, index, fill, fits[index]);
-            }
-            let allow = readings.iter().flatten().all(Reading::passes);
-            let mut limits = [LimitId::INLINE; CHARGES_MAX];
-            let mut shares = 0;
-            if allow {
-                for index in (0..held.len()).filter(|&index| held.gives(index, fits[index])) {
-                    limits[shares] = held.charge(index).limit;
+                let fits = charge.quota.fits(fill, cost);
+                *seen = (fill, fits);
+                allow &= Reading { fits, ..reading(charge, fill) }.passes();
+                if held.gives(index, fits) {
+                    limits[shares] = charge.limit;
                     shares += 1;
                 }
             }
             // Room for the permit is taken before anything is charged.
             let mut grant = match shares {
-                0 => None,
-                _ => Some(self.begin_grant(&limits[..shares])?),
+                1.. if allow => Some(self.begin_grant(&limits[..shares])?),
+                _ => None,
             };
-            for index in 0..held.len() {
+            for (index, &(fill, fits)) in seen.iter().enumerate().take(held.len()) {
                 let cost = held.costs[index];
-                let fill = match (allow && fits[index], held.charge(index).on) {
-                    _ if cost == 0 => continue,
+                let fill = match (allow && fits, held.charge(index).on) {
+                    _ if cost == 0 => fill,
                     (true, _) => match &mut grant {
                         Some(grant) if held.gives(index, true) => held.grant(index, grant),
                         _ => held.change(index, Change::Charge(cost)),
                     },
                     (false, ChargeOn::Always) => held.change(index, Change::Saturate(cost)),
-                    (false, ChargeOn::Allow) if planted(Mutant::ChargeOnDenial) && fits[index] => {
+                    (false, ChargeOn::Allow) if planted(Mutant::ChargeOnDenial) && fits => {
                         held.change(index, Change::Charge(cost))
                     }
-                    (false, ChargeOn::Allow) => continue,
+                    (false, ChargeOn::Allow) => fill,
                 };
-                held.note(readings, index, fill, fits[index]);
+                held.note(readings, index, fill, fits);
             }
             Ok(grant.map(|grant| grant.permit(self)))
         })?;
@@ -406,21 +444,23 @@ impl Pinned<'_> {
     }
 
     /// Holds every counter in key order, takes the time, brings each counter to it, lets `work` do
-    /// what it will, and releases all of them.
-    fn with_held<F: FnMut() -> Now, R>(
+    /// what it will, and releases all of them. There are at most `N` charges.
+    fn with_held<const N: usize, F: FnMut() -> Now, R>(
         &self,
         charges: &[Charge],
         stamp: &mut Stamp<F>,
-        work: impl FnOnce(&mut HeldAll<'_, '_>) -> Result<R, Refusal>,
+        work: impl FnOnce(&mut HeldAll<'_, '_, N>) -> Result<R, Refusal>,
     ) -> Result<R, Refusal> {
         within_charges(charges)?;
-        let mut order = [0; CHARGES_MAX];
+        let mut order = [0; N];
         let order = order_by_key(charges, &mut order);
-        let mut costs = [0; CHARGES_MAX];
+        let twins = order.len() < charges.len();
+        let mut costs = [0; N];
         for (cost, &place) in costs.iter_mut().zip(order) {
-            *cost = cost_on_key(charges, &charges[place])?;
+            let charge = &charges[place];
+            *cost = if twins { cost_on_key(charges, charge)? } else { charge.cost };
         }
-        let mut held: [Option<Held<'_>>; CHARGES_MAX] = [const { None }; CHARGES_MAX];
+        let mut held: [Option<Held<'_>>; N] = [const { None }; N];
         let mut taken = Ok(());
         for (place, hold) in order.iter().zip(&mut held) {
             match self.hold(&charges[*place]) {
@@ -433,11 +473,14 @@ impl Pinned<'_> {
         }
         let worked = taken.and_then(|()| {
             let now = stamp.renew();
+            let side = self.side();
             for (hold, &place) in held.iter_mut().flatten().zip(order) {
                 within_window(&charges[place], now)?;
+                self.preserve(hold, charges[place].key, side);
                 self.settle(hold, &charges[place], now);
             }
-            work(&mut HeldAll { pinned: self, charges, order, costs: &costs, held: &mut held, now })
+            let held = &mut held;
+            work(&mut HeldAll { pinned: self, charges, order, twins, costs: &costs, held, now })
         });
         for (hold, &place) in held.iter().flatten().zip(order) {
             self.end_hold(hold, charges[place].key);
@@ -447,40 +490,42 @@ impl Pinned<'_> {
 }
 
 /// The counters of a check, all of them held, each once and in key order.
-struct HeldAll<'a, 'g> {
+struct HeldAll<'a, 'g, const N: usize> {
     pinned: &'a Pinned<'a>,
     charges: &'a [Charge],
     /// Of each counter the place of its first charge.
     order: &'a [usize],
+    /// Whether there are more charges than counters.
+    twins: bool,
     /// What the check takes from each in all.
-    costs: &'a [u64; CHARGES_MAX],
-    held: &'a mut [Option<Held<'g>>; CHARGES_MAX],
+    costs: &'a [u64; N],
+    held: &'a mut [Option<Held<'g>>; N],
     now: Now,
 }
 
-impl<'g> HeldAll<'_, 'g> {
+impl<'a, 'g, const N: usize> HeldAll<'a, 'g, N> {
     fn len(&self) -> usize {
         self.order.len()
     }
 
-    fn charge(&self, index: usize) -> &Charge {
+    fn charge(&self, index: usize) -> &'a Charge {
         &self.charges[self.order[index]]
     }
 
-    fn at(&mut self, index: usize) -> (&mut Held<'g>, Now) {
-        (self.held[index].as_mut().expect("every counter in the order is held"), self.now)
+    fn at(&mut self, index: usize) -> &mut Held<'g> {
+        self.held[index].as_mut().expect("every counter in the order is held")
     }
 
     fn fill(&mut self, index: usize) -> Fill {
-        let (charge, cost, pinned) = (*self.charge(index), self.costs[index], self.pinned);
-        let (hold, now) = self.at(index);
-        pinned.fill(hold, &charge.quota, cost, now)
+        let (charge, cost) = (self.charge(index), self.costs[index]);
+        let (pinned, now) = (self.pinned, self.now);
+        pinned.fill(self.at(index), &charge.quota, cost, now)
     }
 
     fn change(&mut self, index: usize, change: Change) -> Fill {
-        let (charge, cost, pinned) = (*self.charge(index), self.costs[index], self.pinned);
-        let (hold, now) = self.at(index);
-        pinned.change(hold, &charge, change, cost, now)
+        let (charge, cost) = (self.charge(index), self.costs[index]);
+        let (pinned, now) = (self.pinned, self.now);
+        pinned.change(self.at(index), charge, change, cost, now)
     }
 
     /// Whether an allowed check is given a permit of this counter.
@@ -489,21 +534,25 @@ impl<'g> HeldAll<'_, 'g> {
     }
 
     fn grant(&mut self, index: usize, grant: &mut Grant) -> Fill {
-        let (charge, cost, pinned) = (*self.charge(index), self.costs[index], self.pinned);
-        let (hold, now) = self.at(index);
+        let (charge, cost) = (self.charge(index), self.costs[index]);
+        let (pinned, now) = (self.pinned, self.now);
         if let Quota::Concurrent(concurrent) = &charge.quota {
             let counter = (charge.key, charge.limit);
-            pinned.grant(grant, hold, counter, (concurrent, cost), now);
+            pinned.grant(grant, self.at(index), counter, (concurrent, cost), now);
         }
         self.fill(index)
     }
 
     /// Gives every charge on this counter its reading.
-    fn note(&self, readings: &mut [Option<Reading>], index: usize, fill: Fill, fits: bool) {
-        let (key, cost) = (self.charge(index).key, self.costs[index]);
+    fn note(&self, readings: &mut [Reading], index: usize, fill: Fill, fits: bool) {
+        let (first, cost) = (self.charge(index), self.costs[index]);
+        readings[self.order[index]] = Reading { cost, fits, ..reading(first, fill) };
+        if !self.twins {
+            return;
+        }
         for (charge, noted) in self.charges.iter().zip(readings) {
-            if charge.key == key && charge.quota.form() != Form::None {
-                *noted = Some(Reading { cost, fits, ..reading(charge, fill) });
+            if charge.key == first.key && charge.quota.form() != Form::None {
+                *noted = Reading { cost, fits, ..reading(charge, fill) };
             }
         }
     }
@@ -557,7 +606,7 @@ fn cost_on_key(charges: &[Charge], of: &Charge) -> Result<u64, Refusal> {
 
 /// Places of the charges that have counters in key order, each key once: holds are taken in one
 /// order everywhere, so two checks never wait for each other.
-fn order_by_key<'a>(charges: &[Charge], order: &'a mut [usize; CHARGES_MAX]) -> &'a [usize] {
+fn order_by_key<'a>(charges: &[Charge], order: &'a mut [usize]) -> &'a [usize] {
     let mut len = 0;
     for (place, charge) in charges.iter().enumerate() {
         if charge.quota.form() == Form::None {

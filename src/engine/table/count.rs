@@ -2,6 +2,7 @@
 //! the windows that slots refer to by number.
 
 use alloc::boxed::Box;
+use alloc::vec::Vec;
 
 use crate::engine::command::LimitId;
 use crate::engine::decision::Refusal;
@@ -82,6 +83,13 @@ impl Counts {
         Ok(())
     }
 
+    /// Counts counters that come back, whatever the caps.
+    pub(super) fn restore(&self, limit: LimitId, keys: u64) {
+        for count in [&self.all, self.limit(limit)] {
+            count.keys.fetch_add(keys, Ordering::Relaxed);
+        }
+    }
+
     pub(super) fn remove(&self, limit: LimitId) {
         self.all.remove();
         self.limit(limit).remove();
@@ -128,6 +136,12 @@ impl Windows {
             }
         }
         None
+    }
+
+    /// The lengths that have a number, in the order of their numbers.
+    pub(super) fn lengths(&self) -> Vec<Nanos> {
+        let lengths = self.lengths.iter().map(|length| length.load(Ordering::Relaxed));
+        lengths.take_while(|length| *length != 0).map(Nanos::new).collect()
     }
 
     /// The length with this number, which `number` gave out. The caller has seen a published slot

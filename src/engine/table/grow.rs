@@ -36,7 +36,8 @@ impl Shard {
         if array.next(guard).is_none() {
             let live = self.live.load(Ordering::Relaxed);
             let slots = probe::slots_for(live, self.slots_at_first);
-            array.offer_next(Array::new(slots, &self.pool), guard);
+            let number = array.number.wrapping_add(1);
+            array.offer_next(Array::new(number, slots, &self.pool), guard);
         }
     }
 

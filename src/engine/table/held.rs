@@ -3,15 +3,16 @@
 use crate::engine::command::{Amend, Charge, LimitId};
 use crate::engine::decision::Refusal;
 use crate::engine::key::Key;
-use crate::engine::kinds::{Fill, Form, Ring};
+use crate::engine::kinds::{Fill, Form};
 use crate::engine::mutant::{Mutant, planted};
-use crate::engine::quota::Quota;
+use crate::engine::quota::{Kind, Quota};
 use crate::engine::sync::Backoff;
 use crate::engine::time::Now;
 
+use super::overlay::Noted;
 use super::permits::Heap;
 use super::shard::{Path, Place, Shard};
-use super::slot::{Meta, Payload, Slot, State, Word};
+use super::slot::{Holds, Meta, Payload, Slot, State, Tag, Word};
 use super::{Pinned, Table};
 
 /// A counter that this thread alone may change, until it is released.
@@ -19,13 +20,20 @@ pub(super) struct Held<'g> {
     pub(super) slot: &'g Slot,
     /// What its word says when it is released.
     pub(super) payload: Payload,
+    /// On which side of a snapshot's moment the changes are that are made now.
+    pub(super) side: Tag,
+}
+
+impl<'g> Held<'g> {
+    /// A slot that was just taken, its counter as it is.
+    pub(super) const fn new(slot: &'g Slot, payload: Payload) -> Self {
+        Self { slot, payload, side: Tag::NONE }
+    }
 }
 
 /// What becomes of a held counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Change {
-    /// It stays as it is.
-    None,
     /// So many units are charged.
     Charge(u64),
     /// So many units are charged as far as there are any.
@@ -46,7 +54,7 @@ impl Pinned<'_> {
                     self.table.count(shard, charge.limit)?;
                     let meta = self.table.meta(charge);
                     if path.insert(slot, meta, Word::held(Payload::FRESH)) {
-                        return Ok(Held { slot, payload: Payload::FRESH });
+                        return Ok(Held::new(slot, Payload::FRESH));
                     }
                     self.table.uncount(shard, charge.limit);
                 }
@@ -54,7 +62,7 @@ impl Pinned<'_> {
                     State::Dead => {
                         self.table.count(shard, charge.limit)?;
                         if slot.swap(Word::DEAD, Word::held(Payload::FRESH)) {
-                            return Ok(Held { slot, payload: Payload::FRESH });
+                            return Ok(Held::new(slot, Payload::FRESH));
                         }
                         self.table.uncount(shard, charge.limit);
                     }
@@ -99,6 +107,43 @@ impl Pinned<'_> {
         }
     }
 
+    /// On which side of a snapshot's moment the changes are that will be made to the counters held
+    /// now. To be asked once for all of them, see `overlay`.
+    #[inline]
+    pub(super) fn side(&self) -> Tag {
+        self.table.notes.side()
+    }
+
+    /// Notes a held counter, before its first change, for the snapshot on whose side that is.
+    #[inline]
+    pub(super) fn preserve(&self, hold: &mut Held<'_>, key: Key, side: Tag) {
+        hold.side = side;
+        if side != Tag::NONE {
+            self.note_held(hold, key, side);
+        }
+    }
+
+    #[cold]
+    fn note_held(&self, hold: &Held<'_>, key: Key, side: Tag) {
+        let meta = hold.slot.meta();
+        // Of permits each share is noted by itself.
+        if meta.tag() == side || meta.holds() == Holds::Counter(Kind::Concurrent) {
+            return;
+        }
+        if planted(Mutant::ChangeNotNoted) && !hold.payload.is_fresh() {
+            return;
+        }
+        let noted = if hold.payload.is_fresh() {
+            // One that comes in the middle of a snapshot is not part of it.
+            self.table.shard(key).overlay.tag() == side && !planted(Mutant::NewcomerNotTagged)
+        } else {
+            self.table.note(side, &Noted { key, meta, payload: hold.payload })
+        };
+        if noted {
+            hold.slot.set_tag(side);
+        }
+    }
+
     /// Brings a held counter to the moment and to the charge's numbers, whatever becomes of the
     /// check: permits that have lapsed are gone, and a bucket that other numbers filled keeps the
     /// time at which it is full, but no longer than a refill ahead.
@@ -120,7 +165,7 @@ impl Pinned<'_> {
             Quota::Bucket(bucket) => hold.slot.set_generation(bucket.generation()),
             Quota::Concurrent(_) => {
                 let mut heap = self.heap(hold);
-                if self.lapse(&mut heap, now) {
+                if self.lapse(hold, &mut heap, now) {
                     self.put_heap(hold, heap);
                 }
             }
@@ -132,11 +177,10 @@ impl Pinned<'_> {
     pub(super) fn fill(&self, hold: &Held<'_>, quota: &Quota, cost: u64, now: Now) -> Fill {
         match quota.form() {
             Form::Numbers => self.numbers(hold.payload, quota, now),
-            Form::Ring => {
-                let mut ring = self.ring(hold, quota);
-                ring.advance(now);
-                ring.fill(quota.limit(), cost, now)
-            }
+            Form::Ring => match hold.payload.ring_id() {
+                Some(id) => self.table.rings.at(id).fill(quota.limit(), cost, now),
+                None => Fill::EMPTY_SLIDING,
+            },
             Form::Permits => self.heap(hold).fill(self, now),
             Form::None => Fill::Stateless,
         }
@@ -157,7 +201,6 @@ impl Pinned<'_> {
             Form::Numbers => {
                 let fill = self.numbers(hold.payload, quota, now);
                 let fill = match change {
-                    Change::None => return fill,
                     Change::Charge(cost) => quota.charged(fill, cost),
                     Change::Saturate(cost) => quota.saturated(fill, cost),
                     Change::Amend(amend) => quota.amended(fill, amend),
@@ -166,18 +209,13 @@ impl Pinned<'_> {
                 fill
             }
             Form::Ring => {
-                let mut ring = self.ring(hold, quota);
-                ring.advance(now);
-                if change != Change::None {
-                    change_ring(&mut ring, quota.limit(), change);
-                    self.put_ring(hold, quota, &ring);
-                }
-                ring.fill(quota.limit(), cost, now)
+                self.change_ring(hold, quota, change, now);
+                self.fill(hold, quota, cost, now)
             }
             Form::Permits => {
                 if change == Change::Amend(Amend::Set(0)) {
                     let mut heap = self.heap(hold);
-                    self.release_all(&mut heap);
+                    self.release_all(hold, &mut heap);
                     self.put_heap(hold, heap);
                 }
                 self.heap(hold).fill(self, now)
@@ -214,25 +252,48 @@ impl Pinned<'_> {
         }
     }
 
-    fn ring(&self, hold: &Held<'_>, quota: &Quota) -> Ring {
+    /// Makes the same changes to a ring as [`Quota::charged`], [`Quota::saturated`] and
+    /// [`Quota::amended`] make to numbers.
+    fn change_ring(&self, hold: &mut Held<'_>, quota: &Quota, change: Change, now: Now) {
         let Quota::Sliding(sliding) = quota else {
             unreachable!("only sliding windows have rings")
         };
-        match hold.payload.ring_id() {
-            Some(id) => self.table.rings.read(id),
-            None => Ring::fresh(sliding),
+        let rings = &self.table.rings;
+        let (at, units) = (hold.payload.ring_id(), sliding.units());
+        if let Some(id) = at {
+            rings.at(id).advance(now);
         }
-    }
-
-    fn put_ring(&self, hold: &mut Held<'_>, quota: &Quota, ring: &Ring) {
-        let at = hold.payload.ring_id();
-        if ring.total == 0 {
-            hold.payload = Payload::FRESH;
-            if let Some(id) = at {
-                self.table.rings.give(id);
+        let total = at.map_or(0, |id| rings.at(id).total());
+        let room = |most: u64| most.saturating_sub(total);
+        let deepest = units.saturating_mul(2);
+        let (more, less) = match change {
+            Change::Charge(cost) => (cost, 0),
+            Change::Saturate(cost) if planted(Mutant::AlwaysIntoDebt) => (cost, 0),
+            Change::Saturate(cost) => (cost.min(room(units)), 0),
+            Change::Amend(Amend::Add(units)) if planted(Mutant::DebtUnbounded) => (units, 0),
+            Change::Amend(Amend::Add(units)) => (units.min(room(deepest)), 0),
+            Change::Amend(Amend::GiveBack(units)) => (0, units),
+            Change::Amend(Amend::Set(used)) => {
+                let used = used.min(units);
+                (room(used), total.saturating_sub(used))
             }
-        } else {
-            hold.payload = Payload::ring(self.table.rings.write(at, ring, quota.limit()));
+        };
+        if more > 0 {
+            let id = at.unwrap_or_else(|| {
+                let id = rings.take_for(sliding);
+                rings.at(id).advance(now);
+                id
+            });
+            let id = rings.with_room(id, more);
+            rings.at(id).charge(more);
+            hold.payload = Payload::ring(id);
+        }
+        if let Some(id) = hold.payload.ring_id() {
+            rings.at(id).give_back(less);
+            if rings.at(id).total() == 0 {
+                hold.payload = Payload::FRESH;
+                rings.give(id);
+            }
         }
     }
 
@@ -262,31 +323,12 @@ impl Pinned<'_> {
     }
 }
 
-/// The same changes as [`Quota::charged`], [`Quota::saturated`] and [`Quota::amended`] make.
-fn change_ring(ring: &mut Ring, units: u64, change: Change) {
-    let deepest = if planted(Mutant::DebtUnbounded) { u64::MAX } else { units.saturating_mul(2) };
-    let room = |most: u64| most.saturating_sub(ring.total);
-    match change {
-        Change::None => {}
-        Change::Charge(cost) => ring.charge(cost),
-        Change::Saturate(cost) if planted(Mutant::AlwaysIntoDebt) => ring.charge(cost),
-        Change::Saturate(cost) => ring.charge(cost.min(room(units))),
-        Change::Amend(Amend::Add(more)) => ring.charge(more.min(room(deepest))),
-        Change::Amend(Amend::GiveBack(less)) => ring.give_back(less),
-        Change::Amend(Amend::Set(used)) => {
-            let used = used.min(units);
-            ring.charge(room(used));
-            ring.give_back(ring.total - used);
-        }
-    }
-}
-
 /// Takes a live slot, or goes on from one that has moved. `None`: look again.
 fn take<'g>(path: &mut Path<'g>, slot: &'g Slot) -> Option<Held<'g>> {
     let word = slot.word();
     match word.state() {
         State::Live(payload) => {
-            slot.swap(word, Word::held(payload)).then_some(Held { slot, payload })
+            slot.swap(word, Word::held(payload)).then_some(Held::new(slot, payload))
         }
         State::Moving(_) | State::Moved => {
             path.follow(slot);

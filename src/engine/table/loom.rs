@@ -6,6 +6,7 @@
 //!     cargo test --release --lib table::loom -- --nocapture --test-threads 1
 //! ```
 
+use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -20,7 +21,7 @@ use crate::engine::permit::PermitId;
 use crate::engine::quota::{Align, Quota};
 use crate::engine::time::{Nanos, Now, SECOND, Timestamp, UtcTime};
 
-use super::{Stamp, SweepCursor, Table};
+use super::{Snapshot, Stamp, State, SweepCursor, Table, Walked};
 
 const SEED: Seed = Seed::new([3; 16]);
 
@@ -456,5 +457,64 @@ fn convert_and_charge_keep_the_charge() {
         assert!(passes(&table, charge(1, bucket(4)), 1));
         assert!(thread.join().unwrap());
         assert_eq!(remaining(&table, charge(1, bucket(4)), 1), 1);
+    });
+}
+
+/// What a snapshot of the whole table tells: the value of each key, by the high half.
+fn told(snapshot: &mut Snapshot<Arc<Table>>) -> BTreeMap<u64, u64> {
+    while !snapshot.is_settled() {
+        thread::yield_now();
+    }
+    let mut told = BTreeMap::new();
+    while snapshot
+        .walk(64, |_, counter| {
+            let State::Narrow(value) = counter.state else { unreachable!("narrow counters only") };
+            let first = *told.entry(counter.key.words()[0]).or_insert(value);
+            assert_eq!(first, value, "a counter told twice says the same");
+        })
+        .unwrap()
+        != Walked::All
+    {}
+    told
+}
+
+/// A check of two counters goes on while a snapshot begins and is taken: it is in it, or not.
+#[test]
+fn snapshot_and_hold_split_no_check() {
+    explore("snapshot/hold", || {
+        let table = table(8);
+        let level = || Quota::level(100).unwrap();
+        let both = [charge(1, level()), charge(2, level())];
+        assert!(passes(&table, both[0], 1) && passes(&table, both[1], 1));
+        let other = Arc::clone(&table);
+        let thread = thread::spawn(move || {
+            let mut stamp = Stamp::new(|| moment(1));
+            other.pin().check(&both, &mut stamp, &mut Vec::new()).unwrap();
+        });
+        let mut snapshot = Snapshot::begin(Arc::clone(&table), 8).unwrap();
+        let told = told(&mut snapshot);
+        thread.join().unwrap();
+        assert!(told[&1] == told[&2], "half of a check: {told:?}");
+        assert_eq!(remaining(&table, both[0], 1), 98);
+    });
+}
+
+/// A counter changes and another comes while the snapshot is taken: the one is in it as it was or
+/// as it became, the other only if the change before it is.
+#[test]
+fn snapshot_and_charges_keep_their_order() {
+    explore("snapshot/charge", || {
+        let table = table(8);
+        let one = |number| charge(number, Quota::level(100).unwrap());
+        assert!(passes(&table, one(1), 1));
+        let other = Arc::clone(&table);
+        let thread = thread::spawn(move || {
+            assert!(passes(&other, one(1), 1));
+            assert!(passes(&other, one(2), 1));
+        });
+        let mut snapshot = Snapshot::begin(Arc::clone(&table), 8).unwrap();
+        let told = told(&mut snapshot);
+        thread.join().unwrap();
+        assert!(told[&1] == 2 || !told.contains_key(&2), "the second without the first: {told:?}");
     });
 }

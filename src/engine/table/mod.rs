@@ -23,6 +23,8 @@ mod check;
 mod count;
 mod grow;
 mod held;
+mod load;
+mod overlay;
 mod permits;
 mod pool;
 mod probe;
@@ -31,6 +33,7 @@ mod segment;
 mod shard;
 mod shares;
 mod slot;
+mod snapshot;
 mod sweep;
 
 #[cfg(all(test, table_model))]
@@ -50,11 +53,16 @@ use super::time::Now;
 
 use cells::Cells;
 use count::{Counts, Windows};
+use overlay::Notes;
 use rings::Rings;
 use segment::Segments;
 use shard::Shard;
 use shares::Shares;
 
+pub(crate) use load::Loader;
+#[cfg(test)]
+pub(crate) use load::Unfit;
+pub(crate) use snapshot::{Counter, Found, Permitted, Snapshot, Spent, State, Walked};
 pub use sweep::{SweepCursor, Swept};
 
 /// Shards of a table of the default size; a power of two.
@@ -76,6 +84,7 @@ pub struct Table {
     counts: Counts,
     windows: Windows,
     permits: PermitSpaces,
+    notes: Notes,
     /// Number of the next permit.
     next_permit: AtomicU64,
 }
@@ -157,6 +166,7 @@ impl Table {
             counts: Counts::new(keys_max),
             windows: Windows::new(),
             permits: PermitSpaces::derive(seed),
+            notes: Notes::new(),
             next_permit: AtomicU64::new(1),
         }
     }
@@ -188,6 +198,7 @@ impl Table {
         let guard = epoch::pin();
         let slots = self.shards.iter().map(|shard| shard.slots(&guard)).sum();
         let beside = self.cells.bytes() + self.rings.bytes() + self.shares.bytes();
+        let beside = beside + self.notes.bytes();
         let bytes = slots * size_of::<slot::Slot>() as u64 + beside;
         Usage { keys: self.counts.all(), keys_max: self.counts.keys_max(), slots, bytes }
     }

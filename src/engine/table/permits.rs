@@ -16,10 +16,11 @@ use crate::engine::sync::{Backoff, Ordering};
 use crate::engine::time::{Nanos, Now};
 
 use super::held::Held;
+use super::overlay::Noted;
 use super::shard::Place;
 use super::shares::{Link, Share};
-use super::slot::{Meta, Payload, State, Word};
-use super::{Pinned, Stamp};
+use super::slot::{Meta, Payload, State, Tag, Word};
+use super::{Pinned, Stamp, Table};
 
 /// The permits of one counter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -37,6 +38,12 @@ impl Heap {
 
     pub(super) const fn to_words(self) -> Cell {
         [self.top as u64, self.held, 0, 0]
+    }
+
+    /// Takes in a share of so many units, whose record is in no heap.
+    pub(super) fn add(&mut self, table: &Table, link: Link, units: u64) {
+        self.top = table.shares.push(self.top, link);
+        self.held += units;
     }
 
     pub(super) const fn is_empty(self) -> bool {
@@ -70,7 +77,7 @@ impl<'t> Pinned<'t> {
         let mut units = 0;
         self.for_each_share(id, stamp, |hold, heap, link, _| {
             units += self.table.shares.share(link).units;
-            self.remove(heap, link);
+            self.remove(hold, heap, link);
             if planted(Mutant::ReleaseFreesMore) {
                 heap.held = heap.held.saturating_sub(1);
             }
@@ -95,6 +102,7 @@ impl<'t> Pinned<'t> {
         self.for_each_share(id, stamp, |hold, heap, link, now| {
             let shares = &self.table.shares;
             let lease = lease.unwrap_or(shares.share(link).lease);
+            self.preserve_share(hold, link);
             heap.top = shares.move_to(heap.top, link, now.time.after(lease));
             self.put_heap(hold, *heap);
             first = Some(first.map_or(lease, |first| first.min(lease)));
@@ -129,6 +137,7 @@ impl<'t> Pinned<'t> {
                     continue;
                 };
                 let now = stamp.renew();
+                hold.side = self.side();
                 let mut heap = self.heap(&hold);
                 // The record may have been another share's by the time it was read: only what
                 // the holder of its counter sees counts. If that is this counter, nobody else
@@ -138,7 +147,7 @@ impl<'t> Pinned<'t> {
                     && self.find_share(share) == Some(link)
                     || planted(Mutant::ReleaseTrustsFirstLook);
                 if is_ours {
-                    if !planted(Mutant::RenewAfterLapse) && self.lapse(&mut heap, now) {
+                    if !planted(Mutant::RenewAfterLapse) && self.lapse(&hold, &mut heap, now) {
                         self.put_heap(&mut hold, heap);
                     }
                     let trusts = planted(Mutant::ReleaseTrustsFirstLook);
@@ -156,7 +165,7 @@ impl<'t> Pinned<'t> {
     }
 
     /// The record of a share, as its slot names it.
-    fn find_share(&self, key: Key) -> Option<Link> {
+    pub(super) fn find_share(&self, key: Key) -> Option<Link> {
         let mut path = self.table.shard(key).path(key, self.table.shape, &self.guard);
         loop {
             let slot = path.find()?;
@@ -198,6 +207,8 @@ impl<'t> Pinned<'t> {
         let link = shares.take(&share);
         let key = self.table.permits.key(serial, number);
         let shard = self.table.shard(key);
+        // One that is given in the middle of a snapshot is not part of it.
+        shares.set_tag(link, hold.side);
         shard.count_live();
         let mut path = shard.path(key, self.table.shape, &self.guard);
         let (meta, word) = (Meta::share(key, counter.1), Word::live(Payload::wide(link)));
@@ -209,8 +220,7 @@ impl<'t> Pinned<'t> {
                 break;
             }
         }
-        heap.top = shares.push(heap.top, link);
-        heap.held += units;
+        heap.add(self.table, link, units);
         self.put_heap(hold, heap);
         grant.given += 1;
         grant.lapses_after = grant.lapses_after.min(lease);
@@ -218,29 +228,44 @@ impl<'t> Pinned<'t> {
 
     /// Lets go of the permits that have lapsed at `now`; true if there were any. The caller holds
     /// the counter.
-    pub(super) fn lapse(&self, heap: &mut Heap, now: Now) -> bool {
+    pub(super) fn lapse(&self, hold: &Held<'_>, heap: &mut Heap, now: Now) -> bool {
         let before = *heap;
         let early = Nanos::new(planted(Mutant::PermitLapsesEarly).into());
         while !heap.is_empty() && self.table.shares.lapses_at(heap.top) <= now.time.after(early) {
-            self.remove(heap, heap.top);
+            self.remove(hold, heap, heap.top);
         }
         *heap != before
     }
 
     /// Lets go of all permits. The caller holds the counter.
-    pub(super) fn release_all(&self, heap: &mut Heap) {
+    pub(super) fn release_all(&self, hold: &Held<'_>, heap: &mut Heap) {
         while !heap.is_empty() {
-            self.remove(heap, heap.top);
+            self.remove(hold, heap, heap.top);
         }
     }
 
-    fn remove(&self, heap: &mut Heap, link: Link) {
+    fn remove(&self, hold: &Held<'_>, heap: &mut Heap, link: Link) {
         let shares = &self.table.shares;
+        self.preserve_share(hold, link);
         let share = shares.share(link);
         heap.top = shares.remove(heap.top, link);
         heap.held -= share.units;
         self.forget_share(self.table.permits.key(share.serial, share.number));
         shares.give(link);
+    }
+
+    /// Notes a share, before its first change, for the snapshot on whose side the hold is.
+    fn preserve_share(&self, hold: &Held<'_>, link: Link) {
+        let (shares, side) = (&self.table.shares, hold.side);
+        if side == Tag::NONE || shares.tag(link) == side || planted(Mutant::ShareNotNoted) {
+            return;
+        }
+        let share = shares.share(link);
+        let key = self.table.permits.key(share.serial, share.number);
+        let meta = Meta::share(key, hold.slot.meta().limit());
+        if self.table.note(side, &Noted { key, meta, payload: Payload::wide(link) }) {
+            shares.set_tag(link, side);
+        }
     }
 
     /// Takes a share's slot from it. The caller holds the counter, so nobody else does.

@@ -28,6 +28,16 @@ pub(super) const fn slots_for(live: u32, slots_at_first: u32) -> u32 {
     if slots > u32::MAX as u64 { u32::MAX } else { slots as u32 }
 }
 
+/// Slots of the array in which a shard with `keys` counters would be by now: the least of its
+/// ladder that would not have to grow for them.
+pub(super) const fn slots_holding(keys: u32, slots_at_first: u32) -> u32 {
+    let mut slots = slots_at_first as u64;
+    while slots * 4 <= keys as u64 * 5 {
+        slots += slots / 4;
+    }
+    if slots > u32::MAX as u64 { u32::MAX } else { slots as u32 }
+}
+
 /// An array so much larger than its live counters need is rebuilt smaller.
 pub(super) const fn is_sparse(live: u32, slots: u32, slots_at_first: u32) -> bool {
     slots > slots_at_first * 2 && (live as u64) * 5 < slots as u64

@@ -2,9 +2,9 @@
 //! names it, and only a holder of that slot touches it.
 //!
 //! Counts are packed as tightly as the largest of them allows, in rings of three classes, so that
-//! a limit of a few thousand units takes 176 bytes a key and none is ever clamped.
+//! a limit of a few thousand units takes 184 bytes a key and none is ever clamped.
 
-use crate::engine::kinds::{Ring, SUBS};
+use crate::engine::kinds::{Packed, Ring, Sliding};
 use crate::engine::sync::{AtomicU64, Ordering};
 
 use super::pool::{Piece, Pool};
@@ -68,13 +68,6 @@ impl RingId {
     }
 }
 
-/// Words before the counts: the newest sub-window, the sum, a sub-window's length.
-const HEAD: usize = 3;
-
-const fn words(class: Class) -> usize {
-    HEAD + (SUBS * class.bits() as usize).div_ceil(64)
-}
-
 struct Words<const N: usize>([AtomicU64; N]);
 
 // Safety: atomic words are valid when zero and have nothing to drop.
@@ -96,9 +89,9 @@ unsafe impl<const N: usize> Piece for Words<N> {
 
 /// The rings of a table.
 pub(super) struct Rings {
-    small: Pool<Words<{ words(Class::Small) }>>,
-    medium: Pool<Words<{ words(Class::Medium) }>>,
-    large: Pool<Words<{ words(Class::Large) }>>,
+    small: Pool<Words<{ Packed::words(Class::Small.bits()) }>>,
+    medium: Pool<Words<{ Packed::words(Class::Medium.bits()) }>>,
+    large: Pool<Words<{ Packed::words(Class::Large.bits()) }>>,
 }
 
 impl Rings {
@@ -114,51 +107,45 @@ impl Rings {
         }
     }
 
-    /// Reads a ring; the caller holds its slot.
-    pub(super) fn read(&self, id: RingId) -> Ring {
-        let words = self.words(id);
-        let load = |index: usize| words[index].load(Ordering::Relaxed);
-        let (bits, per_word) = (id.class.bits(), (64 / id.class.bits()) as usize);
-        let mask = u64::MAX >> (64 - bits);
-        let mut counts = [0; SUBS];
-        for (chunk, word) in counts.chunks_mut(per_word).zip(&words[HEAD..]) {
-            let mut word = word.load(Ordering::Relaxed);
-            for count in chunk {
-                *count = word & mask;
-                word = word.checked_shr(bits).unwrap_or(0);
-            }
-        }
-        Ring { newest: load(0), total: load(1), sub_ns: load(2), counts }
+    /// A ring in place; the caller holds its slot, and the release of the hold publishes changes.
+    pub(super) fn at(&self, id: RingId) -> Packed<'_> {
+        Packed::new(self.words(id), id.class.bits())
     }
 
-    /// Writes a ring where it is, or to another one if its counts have outgrown it; the caller
-    /// holds its slot, and the release of the hold publishes it. `units` is the limit, by which
-    /// the class of a new ring is chosen.
-    pub(super) fn write(&self, at: Option<RingId>, ring: &Ring, units: u64) -> RingId {
-        let most = ring.counts.iter().copied().max().unwrap_or_default();
-        let id = match at {
-            Some(id) if Class::holding(most) <= id.class => id,
-            _ => {
-                if let Some(outgrown) = at {
-                    self.give(outgrown);
-                }
-                // Debt may come to twice the limit, all of it in one sub-window.
-                self.take(Class::holding(most.max(units.saturating_mul(2))))
-            }
-        };
-        let words = self.words(id);
-        for (word, value) in words.iter().zip([ring.newest, ring.total, ring.sub_ns]) {
-            word.store(value, Ordering::Relaxed);
-        }
-        let (bits, per_word) = (id.class.bits(), (64 / id.class.bits()) as usize);
-        for (chunk, word) in ring.counts.chunks(per_word).zip(&words[HEAD..]) {
-            let packed = chunk
-                .iter()
-                .rev()
-                .fold(0_u64, |word, count| word.checked_shl(bits).unwrap_or(0) | count);
-            word.store(packed, Ordering::Relaxed);
-        }
+    /// A fresh ring for a limit of these numbers. Debt may come to twice the limit, all of it in one
+    /// sub-window.
+    pub(super) fn take_for(&self, sliding: &Sliding) -> RingId {
+        let id = self.take(Class::holding(sliding.units().saturating_mul(2)));
+        self.at(id).clear(sliding);
         id
+    }
+
+    /// A ring whose counts have room for `more` units: this one, or another that takes its place.
+    pub(super) fn with_room(&self, id: RingId, more: u64) -> RingId {
+        let most = Class::holding(self.at(id).total().saturating_add(more));
+        if most <= id.class {
+            return id;
+        }
+        let wider = self.take(most);
+        self.at(wider).write(&self.at(id).read());
+        self.give(id);
+        wider
+    }
+
+    /// A ring that holds what a copy says.
+    pub(super) fn take_copy(&self, ring: &Ring) -> RingId {
+        let id = self.take(Class::holding(ring.total));
+        self.at(id).write(ring);
+        id
+    }
+
+    /// A copy of a ring, in a ring of its own; the caller holds the slot of the one.
+    pub(super) fn copy(&self, id: RingId) -> RingId {
+        let copy = self.take(id.class);
+        for (to, from) in self.words(copy).iter().zip(self.words(id)) {
+            to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+        copy
     }
 
     fn take(&self, class: Class) -> RingId {

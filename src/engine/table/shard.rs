@@ -8,8 +8,10 @@ use crate::engine::sync::{AtomicU32, Ordering};
 
 use super::Shape;
 use super::array::{Array, Located};
+use super::overlay::Overlay;
+use super::probe;
 use super::segment::Segments;
-use super::slot::{Meta, Slot, Word};
+use super::slot::{Meta, Slot, Tag, Word};
 
 #[repr(align(64))]
 pub(super) struct Shard {
@@ -17,6 +19,8 @@ pub(super) struct Shard {
     pub(super) current: Atomic<Array>,
     /// Counters that differ from fresh ones.
     pub(super) live: AtomicU32,
+    /// Counters that a snapshot in progress has yet to come to, as they were at its moment.
+    pub(super) overlay: Overlay,
     /// Slot segments: every shard's come from the same pool.
     pub(super) pool: Arc<Segments>,
     /// Slots of this shard's first array; later ones are multiples of it.
@@ -43,12 +47,23 @@ pub(super) struct Path<'g> {
 
 impl Shard {
     pub(super) fn new(slots: u32, pool: &Arc<Segments>) -> Self {
+        Self::of_sizes(slots, slots, pool)
+    }
+
+    fn of_sizes(slots: u32, slots_at_first: u32, pool: &Arc<Segments>) -> Self {
         Self {
-            current: Atomic::new(Array::new(slots, pool)),
+            current: Atomic::new(Array::new(0, slots, pool)),
             live: AtomicU32::new(0),
+            overlay: Overlay::new(),
             pool: Arc::clone(pool),
-            slots_at_first: slots,
+            slots_at_first,
         }
+    }
+
+    /// An empty shard for `keys` counters, which will not have to grow for them.
+    pub(super) fn for_keys(keys: u32, slots_at_first: u32, pool: &Arc<Segments>) -> Self {
+        let slots = probe::slots_holding(keys, slots_at_first);
+        Self::of_sizes(slots, slots_at_first, pool)
     }
 
     /// The array at which every search begins.
@@ -91,8 +106,19 @@ impl Shard {
         }
     }
 
+    /// Whether a slot's counter must be noted before it changes: a snapshot has yet to come here.
+    #[inline]
+    pub(super) fn awaits(&self, meta: Meta) -> bool {
+        let tag = self.overlay.tag();
+        tag != Tag::NONE && meta.tag() != tag
+    }
+
     pub(super) fn count_live(&self) {
         self.live.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn count_more_live(&self, counters: u32) {
+        self.live.fetch_add(counters, Ordering::Relaxed);
     }
 
     pub(super) fn uncount_live(&self) {

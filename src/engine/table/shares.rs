@@ -12,6 +12,7 @@ use crate::engine::sync::{AtomicU64, Ordering};
 use crate::engine::time::{Nanos, Timestamp};
 
 use super::pool::{Piece, Pool};
+use super::slot::Tag;
 
 /// Number of a record plus one; zero is none.
 pub(super) type Link = u32;
@@ -29,8 +30,11 @@ const LEASE: usize = 4;
 const UNITS: usize = 5;
 /// Left child in the low half, right child in the high half.
 const CHILDREN: usize = 6;
-/// Parent in the low half, number of the share above.
+/// Parent in the low half, number of the share in the 8 bits above, then the snapshot tag.
 const PARENT: usize = 7;
+
+const NUMBER_SHIFT: u32 = 32;
+const TAG_SHIFT: u32 = 40;
 
 const UNIT_BITS: u32 = 56;
 
@@ -100,7 +104,7 @@ impl Shares {
             share.lease.get(),
             share.units | 1 << UNIT_BITS,
             0,
-            u64::from(share.number) << 32,
+            u64::from(share.number) << NUMBER_SHIFT,
         ];
         for (word, value) in words.into_iter().enumerate() {
             self.store(link, word, value);
@@ -123,7 +127,7 @@ impl Shares {
         Share {
             counter: self.counter(link),
             serial: Serial::from_word(self.load(link, SERIAL)),
-            number: (self.load(link, PARENT) >> 32) as u8,
+            number: (self.load(link, PARENT) >> NUMBER_SHIFT) as u8,
             units: self.load(link, UNITS) & ((1 << UNIT_BITS) - 1),
             lapses_at: self.lapses_at(link),
             lease: Nanos::new(self.load(link, LEASE)),
@@ -132,6 +136,16 @@ impl Shares {
 
     pub(super) fn lapses_at(&self, link: Link) -> Timestamp {
         Timestamp::from_nanos(self.load(link, LAPSES_AT))
+    }
+
+    /// For which snapshot a share was noted, or in the middle of which it was given.
+    pub(super) fn tag(&self, link: Link) -> Tag {
+        Tag::new((self.load(link, PARENT) >> TAG_SHIFT) as u8)
+    }
+
+    pub(super) fn set_tag(&self, link: Link, tag: Tag) {
+        let rest = self.load(link, PARENT) & ((1 << TAG_SHIFT) - 1);
+        self.store(link, PARENT, u64::from(tag.number()) << TAG_SHIFT | rest);
     }
 
     /// Adds a record to a heap. Returns the heap's new top.
@@ -231,8 +245,8 @@ impl Shares {
     }
 
     fn set_parent(&self, link: Link, parent: Link) {
-        let number = self.load(link, PARENT) >> 32;
-        self.store(link, PARENT, number << 32 | u64::from(parent));
+        let rest = self.load(link, PARENT) >> NUMBER_SHIFT;
+        self.store(link, PARENT, rest << NUMBER_SHIFT | u64::from(parent));
     }
 
     /// Nodes on the right spine; none has none.

@@ -39,6 +39,15 @@ pub(super) struct Payload(u64);
 impl Payload {
     pub(super) const FRESH: Self = Self(0);
 
+    /// The payload with this word, as [`Payload::word`] gave it.
+    pub(super) const fn from_word(word: u64) -> Self {
+        Self(word)
+    }
+
+    pub(super) const fn word(self) -> u64 {
+        self.0
+    }
+
     #[inline]
     pub(super) const fn narrow(value: u64) -> Self {
         debug_assert!(value < WIDE);
@@ -155,10 +164,37 @@ const SHARE: u64 = 8;
 
 const _: () = assert!((Kind::Cap as u64) < SHARE && SHARE < 16);
 
-/// What a slot is for; written by its claim. Only a bucket's generation may change afterwards,
-/// while the slot is held.
+/// What a slot is for; written by its claim. Only a bucket's generation and the snapshot tag may
+/// change afterwards, while the slot is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Meta(u64);
+
+/// Which snapshot a slot's counter was last noted for before it changed, or came in the middle of:
+/// [`Tag::NONE`], or one of a few numbers that snapshots use in turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Tag(u8);
+
+const TAG_BITS: u32 = 4;
+const TAG_SHIFT: u32 = 4;
+const TAG: u64 = ((1 << TAG_BITS) - 1) << TAG_SHIFT;
+
+impl Tag {
+    /// No snapshot's.
+    pub(super) const NONE: Self = Self(0);
+    /// The tags of snapshots are `1..=MAX`.
+    pub(super) const MAX: u8 = (1 << TAG_BITS) - 1;
+
+    /// The tag with this number, of which the lowest bits count.
+    #[inline]
+    pub(super) const fn new(number: u8) -> Self {
+        Self(number & Self::MAX)
+    }
+
+    #[inline]
+    pub(super) const fn number(self) -> u8 {
+        self.0
+    }
+}
 
 const DETAIL_SHIFT: u32 = 8;
 const DETAIL: u64 = ((1 << GENERATION_BITS) - 1) << DETAIL_SHIFT;
@@ -211,6 +247,26 @@ impl Meta {
     #[inline]
     pub(super) const fn generation(self) -> u32 {
         ((self.0 & DETAIL) >> DETAIL_SHIFT) as u32
+    }
+
+    /// The snapshot tag.
+    #[inline]
+    pub(super) const fn tag(self) -> Tag {
+        Tag::new(((self.0 & TAG) >> TAG_SHIFT) as u8)
+    }
+
+    const fn with_tag(self, tag: Tag) -> Self {
+        Self(self.0 & !TAG | (tag.0 as u64) << TAG_SHIFT)
+    }
+
+    /// Of a note of a counter as it was: everything but the tag.
+    pub(super) const fn word(self) -> u64 {
+        self.0 & !TAG
+    }
+
+    /// What [`Meta::word`] gave.
+    pub(super) const fn from_word(word: u64) -> Self {
+        Self(word)
     }
 
     const fn with_generation(self, generation: u32) -> Self {
@@ -291,6 +347,14 @@ impl Slot {
     pub(super) fn set_generation(&self, generation: u32) {
         debug_assert!(matches!(self.word().state(), State::Held));
         let meta = Meta(self.meta.load(Ordering::Relaxed)).with_generation(generation);
+        self.meta.store(meta.0, Ordering::Relaxed);
+    }
+
+    /// Says for which snapshot the counter has been noted. The caller holds the slot; the release
+    /// of the hold publishes it.
+    pub(super) fn set_tag(&self, tag: Tag) {
+        debug_assert!(matches!(self.word().state(), State::Held));
+        let meta = Meta(self.meta.load(Ordering::Relaxed)).with_tag(tag);
         self.meta.store(meta.0, Ordering::Relaxed);
     }
 

@@ -66,6 +66,12 @@ impl Table {
         let meta = slot.meta();
         // A permit's share goes with its counter.
         let Holds::Counter(kind) = meta.holds() else { return false };
+        // What is fresh at this moment may not have been at a snapshot's. Permits are noted as they
+        // lapse; the others wait until the snapshot has come by.
+        let awaits = shard.awaits(meta) && !planted(Mutant::SweepDespiteSnapshot);
+        if kind != Kind::Concurrent && awaits {
+            return false;
+        }
         if !payload.is_wide() {
             let swept =
                 self.narrow_is_fresh(kind, meta, payload, now) && slot.swap(word, Word::DEAD);
@@ -77,7 +83,8 @@ impl Table {
         if !slot.swap(word, Word::held(payload)) {
             return false;
         }
-        let mut hold = Held { slot, payload };
+        let mut hold = Held::new(slot, payload);
+        hold.side = pinned.side();
         pinned.sweep_wide(&mut hold, kind, now);
         pinned.end_hold(&hold, slot.key());
         hold.payload.is_fresh()
@@ -101,12 +108,12 @@ impl Pinned<'_> {
         let table = self.table;
         if kind == Kind::Concurrent {
             let mut heap = self.heap(hold);
-            if self.lapse(&mut heap, now) {
+            if self.lapse(hold, &mut heap, now) {
                 self.put_heap(hold, heap);
             }
         } else if kind == Kind::Sliding {
             if let Some(id) = hold.payload.ring_id()
-                && table.rings.read(id).is_fresh(now)
+                && table.rings.at(id).is_fresh(now)
             {
                 hold.payload = Payload::FRESH;
                 table.rings.give(id);

@@ -3,6 +3,7 @@
 mod book;
 mod laws;
 mod mutants;
+mod snapshots;
 
 use alloc::vec;
 use alloc::vec::Vec;

@@ -1,6 +1,7 @@
 //! Laws of the table, on generated inputs against the [`Book`]. Each is a plain function from a
 //! case to whether it holds, so that the planted bugs of [`super::mutants`] run the same ones.
 
+use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::fmt::Debug;
@@ -19,6 +20,7 @@ use crate::engine::table::{Stamp, SweepCursor, Table};
 use crate::engine::time::{Nanos, Now, SECOND};
 
 use super::book::{Book, LAST, Lease, Numbers, Which, moment};
+use super::snapshots::Taking;
 
 /// Cases of each law and kind.
 const CASES: u32 = 10_000;
@@ -127,8 +129,9 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 /// A table and the model of it, going through the same steps.
+#[derive(Clone)]
 struct World {
-    table: Table,
+    table: Arc<Table>,
     rules: Vec<Rule>,
     books: Vec<Book>,
     permits: Vec<PermitId>,
@@ -146,7 +149,7 @@ struct World {
 impl World {
     fn new(rules: Vec<Rule>) -> Self {
         Self {
-            table: Table::with_shape(10_000, &SEED, 2, 4),
+            table: Arc::new(Table::with_shape(10_000, &SEED, 2, 4)),
             books: vec![Book::default(); rules.len()],
             rules,
             permits: Vec::new(),
@@ -390,10 +393,56 @@ pub(super) fn histories(which: Which) -> impl Strategy<Value = History> {
 /// leave no trace, mixed limits are charged all or none, and growth, sweeping, other numbers and
 /// time that stands still or goes back change nothing.
 pub(super) fn table_equals_book((numbers, rules, steps): History) -> Held {
-    let rules = numbers.into_iter().zip(rules);
-    let rules = rules.map(|(numbers, (effect, on))| Rule { numbers, effect, on }).collect();
-    let mut world = World::new(rules);
+    let mut world = World::new(together(numbers, rules));
     steps.iter().try_for_each(|step| world.step(step))
+}
+
+fn together(numbers: Vec<Numbers>, rules: Vec<(Effect, ChargeOn)>) -> Vec<Rule> {
+    let rules = numbers.into_iter().zip(rules);
+    rules.map(|(numbers, (effect, on))| Rule { numbers, effect, on }).collect()
+}
+
+/// A history, steps during which a snapshot of what came before them is taken, each with so many
+/// slots looked at after it, and what follows once it is restored.
+pub(super) type Restart = (History, Vec<(Step, usize)>, Vec<Step>);
+
+pub(super) fn restarts(which: Which) -> impl Strategy<Value = Restart> {
+    let meanwhile = prop::collection::vec((step(), 0..30_usize), 0..20);
+    (histories(which), meanwhile, prop::collection::vec(step(), 1..20))
+}
+
+/// A snapshot is the book at its moment, whatever happens while it is taken: a table restored from
+/// it, of another shape, answers as the book of then. One is taken before, so that slots have tags.
+pub(super) fn a_snapshot_is_the_book((before, meanwhile, after): Restart) -> Held {
+    let (numbers, rules, steps) = before;
+    let mut world = World::new(together(numbers, rules));
+    let half = steps.len() / 2;
+    steps[..half].iter().try_for_each(|step| world.step(step))?;
+    let mut first = Taking::begin(&world.table);
+    for step in &steps[half..] {
+        world.step(step)?;
+        first.walk(3);
+    }
+    if meanwhile.len() % 2 == 0 {
+        drop(first.finish());
+    } else {
+        // Given up.
+        drop(first);
+    }
+    let mut taking = Taking::begin(&world.table);
+    let frozen = world.clone();
+    for (step, slots) in &meanwhile {
+        world.step(step)?;
+        taking.walk(*slots);
+    }
+    let taken = taking.finish();
+    let mut table = Table::with_shape(10_000, &SEED, 4, 8);
+    table.reserve(taken.counters.len() as u64);
+    taken.load(&table)?;
+    let mut restored = World { table: Arc::new(table), ..frozen };
+    // Again what happened meanwhile, or something else.
+    let again = if after.len() % 2 == 0 { &meanwhile[..] } else { &[] };
+    again.iter().map(|(step, _)| step).chain(&after).try_for_each(|step| restored.step(step))
 }
 
 /// A limit, and what is asked of it when: spans between checks, in thousandths of its own window.
@@ -572,6 +621,16 @@ pub(super) fn conversion_keeps_time((old, new, used, debt, nanos): Edit) -> Held
     prop_assert!((expected..=expected + 1).contains(&after), "{} became {}", before, after);
     prop_assert_eq!(after, full_after(new, Some(3)));
     Ok(())
+}
+
+/// Fewer cases: each takes two snapshots and waits for all other tests' threads to pass by.
+#[test]
+fn a_snapshot_is_the_book_of_any_kind() {
+    for which in [Which::Bucket, Which::Concurrent, Which::Any] {
+        if let Err(error) = run(CASES / 10, restarts(which), a_snapshot_is_the_book) {
+            panic!("{error}");
+        }
+    }
 }
 
 macro_rules! laws {

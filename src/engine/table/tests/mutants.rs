@@ -4,6 +4,7 @@
 //! ```text
 //! cargo test --lib mutants -- --nocapture
 //! ```
+#![allow(clippy::print_stdout, reason = "which law found which bug is for people to read")]
 
 use core::cell::Cell;
 use core::fmt::Debug;
@@ -14,8 +15,8 @@ use crate::engine::mutant::{Mutant, plant};
 
 use super::book::Which;
 use super::laws::{
-    Held, conversion_keeps_time, demands, edits, histories, never_above_the_bound, retry_is_exact,
-    run, table_equals_book,
+    Held, a_snapshot_is_the_book, conversion_keeps_time, demands, edits, histories,
+    never_above_the_bound, restarts, retry_is_exact, run, table_equals_book,
 };
 
 /// Cases within which a law must find a bug.
@@ -74,4 +75,9 @@ mutants! {
     ShadowDecides: table_equals_book(histories(Which::Any));
     SecondCostForgotten: table_equals_book(histories(Which::Level));
     SweepEarly: table_equals_book(histories(Which::Bucket));
+    ChangeNotNoted: a_snapshot_is_the_book(restarts(Which::Any));
+    ShareNotNoted: a_snapshot_is_the_book(restarts(Which::Concurrent));
+    NewcomerNotTagged: a_snapshot_is_the_book(restarts(Which::Any));
+    TagsNotCleaned: a_snapshot_is_the_book(restarts(Which::Any));
+    SweepDespiteSnapshot: a_snapshot_is_the_book(restarts(Which::Bucket));
 }

@@ -1,0 +1,293 @@
+//! A disk in memory that does what disks may do: after a loss of power any of the sectors that
+//! were not synced are there, in any subset, some of them torn, and any of the changed names; a
+//! sync may fail and what it should have written is gone though it still reads well; room ends in
+//! the middle of a write; writes are short; bits flip.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use super::storage::{File, Storage};
+
+const SECTOR: usize = 512;
+
+/// A disk; clones are the same disk.
+#[derive(Clone, Default)]
+pub(super) struct Disk(Arc<Mutex<State>>);
+
+/// What goes wrong, and when.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Fault {
+    #[default]
+    None,
+    /// Power is lost at the operation with this number; a write has come half way.
+    Crash { at: usize },
+    /// The operation with this number fails; a sync loses what it should have written.
+    Fail { at: usize },
+    /// There is room for so many bytes.
+    Full { bytes: usize },
+}
+
+#[derive(Default)]
+struct State {
+    files: Vec<Inode>,
+    /// As programs see them.
+    names: BTreeMap<String, usize>,
+    synced_names: BTreeMap<String, usize>,
+    changed_names: Vec<NameChange>,
+    operations: usize,
+    fault: Fault,
+    has_crashed: bool,
+    written: usize,
+    writes_short: bool,
+    random: u64,
+}
+
+#[derive(Clone, Default)]
+struct Inode {
+    bytes: Vec<u8>,
+    synced: Vec<u8>,
+    unsynced: BTreeSet<usize>,
+}
+
+#[derive(Clone)]
+enum NameChange {
+    Added(String, usize),
+    Renamed(String, String, usize),
+    Removed(String),
+}
+
+/// A file of the disk, being written.
+pub(super) struct Handle {
+    disk: Disk,
+    inode: usize,
+}
+
+impl Disk {
+    pub(super) fn set_fault(&self, fault: Fault) {
+        self.state().fault = fault;
+    }
+
+    /// From now on most writes take only a part.
+    pub(super) fn write_short(&self) {
+        self.state().writes_short = true;
+    }
+
+    pub(super) fn operations(&self) -> usize {
+        self.state().operations
+    }
+
+    /// Flips a bit of a file.
+    pub(super) fn flip(&self, name: &str, bit: usize) {
+        let mut state = self.state();
+        let inode = state.names[name];
+        state.files[inode].bytes[bit / 8] ^= 1 << (bit % 8);
+    }
+
+    /// The disk as it may be after a loss of power now; one of the many ways, chosen by `seed`.
+    pub(super) fn after_loss_of_power(&self, seed: u64) -> Self {
+        let state = self.state();
+        let mut random = Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
+        let files: Vec<Inode> = state.files.iter().map(|file| file.survivor(&mut random)).collect();
+        let mut names = state.synced_names.clone();
+        for change in &state.changed_names {
+            if random.below(2) == 0 {
+                change.apply(&mut names);
+            }
+        }
+        let synced_names = names.clone();
+        Self(Arc::new(Mutex::new(State { files, names, synced_names, ..State::default() })))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap()
+    }
+
+    /// Counts an operation; the lucky ones go on.
+    fn operate(&self) -> io::Result<MutexGuard<'_, State>> {
+        let mut state = self.state();
+        if state.has_crashed {
+            return Err(io::Error::other("the power is off"));
+        }
+        let number = state.operations;
+        state.operations += 1;
+        match state.fault {
+            Fault::Fail { at } if at == number => Err(io::Error::from_raw_os_error(5)),
+            Fault::Crash { at } if at == number => {
+                state.has_crashed = true;
+                Err(io::Error::other("the power went off"))
+            }
+            _ => Ok(state),
+        }
+    }
+}
+
+impl Inode {
+    fn put(&mut self, bytes: &[u8]) {
+        let from = self.bytes.len();
+        self.bytes.extend_from_slice(bytes);
+        self.unsynced.extend(from / SECTOR..self.bytes.len().div_ceil(SECTOR));
+    }
+
+    fn survivor(&self, random: &mut Random) -> Self {
+        let mut bytes = self.synced.clone();
+        // The length is written by itself.
+        let grown = self.bytes.len() - bytes.len();
+        let grown = [0, grown, random.below(grown as u64 + 1) as usize][random.below(3) as usize];
+        bytes.resize(self.synced.len() + grown, 0);
+        for sector in &self.unsynced {
+            let from = (sector * SECTOR).min(bytes.len());
+            let whole = (from + SECTOR).min(bytes.len());
+            let to = match random.below(3) {
+                0 => from,
+                1 => whole,
+                _ => from + random.below((whole - from) as u64 + 1) as usize,
+            };
+            bytes[from..to].copy_from_slice(&self.bytes[from..to]);
+        }
+        Self { synced: bytes.clone(), bytes, unsynced: BTreeSet::new() }
+    }
+}
+
+impl NameChange {
+    fn apply(&self, names: &mut BTreeMap<String, usize>) {
+        match self {
+            Self::Added(name, inode) => _ = names.insert(name.clone(), *inode),
+            Self::Renamed(from, to, inode) => {
+                names.remove(from);
+                names.insert(to.clone(), *inode);
+            }
+            Self::Removed(name) => _ = names.remove(name),
+        }
+    }
+}
+
+impl State {
+    fn change(&mut self, change: NameChange) {
+        change.apply(&mut self.names);
+        self.changed_names.push(change);
+    }
+
+    fn find(&self, name: &str) -> io::Result<usize> {
+        self.names.get(name).copied().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+}
+
+impl Storage for Disk {
+    type File = Handle;
+    type Bytes = Vec<u8>;
+
+    fn names(&self) -> io::Result<Vec<String>> {
+        Ok(self.state().names.keys().cloned().collect())
+    }
+
+    fn create(&self, name: &str) -> io::Result<Handle> {
+        let mut state = self.operate()?;
+        if state.names.contains_key(name) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        let inode = state.files.len();
+        state.files.push(Inode::default());
+        state.change(NameChange::Added(name.to_owned(), inode));
+        Ok(Handle { disk: self.clone(), inode })
+    }
+
+    fn append(&self, name: &str) -> io::Result<Handle> {
+        let inode = self.operate()?.find(name)?;
+        Ok(Handle { disk: self.clone(), inode })
+    }
+
+    fn read(&self, name: &str) -> io::Result<Vec<u8>> {
+        let state = self.state();
+        Ok(state.files[state.find(name)?].bytes.clone())
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let mut state = self.operate()?;
+        let inode = state.find(from)?;
+        state.change(NameChange::Renamed(from.to_owned(), to.to_owned(), inode));
+        Ok(())
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        let mut state = self.operate()?;
+        state.find(name)?;
+        state.change(NameChange::Removed(name.to_owned()));
+        Ok(())
+    }
+
+    fn sync_names(&self) -> io::Result<()> {
+        let mut state = self.operate()?;
+        state.synced_names = state.names.clone();
+        state.changed_names.clear();
+        Ok(())
+    }
+}
+
+impl io::Write for Handle {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let state = self.disk.operate();
+        let Ok(mut state) = state else {
+            // Half of it may have come to the page cache before the power went.
+            let error = state.err();
+            let mut state = self.disk.state();
+            state.files[self.inode].put(&bytes[..bytes.len() / 2]);
+            return Err(error.unwrap_or_else(|| io::ErrorKind::Other.into()));
+        };
+        let mut room = bytes.len();
+        if state.writes_short {
+            let mut random = Random(state.random ^ 0xD1B5_4A32_D192_ED03);
+            room = 1 + random.below(room as u64) as usize;
+            state.random = random.0;
+        }
+        if let Fault::Full { bytes } = state.fault {
+            room = room.min(bytes.saturating_sub(state.written));
+            if room == 0 {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+        }
+        state.written += room;
+        let inode = self.inode;
+        state.files[inode].put(&bytes[..room]);
+        Ok(room)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl File for Handle {
+    fn sync(&mut self) -> io::Result<()> {
+        match self.disk.operate() {
+            Ok(mut state) => {
+                let file = &mut state.files[self.inode];
+                file.synced = file.bytes.clone();
+                file.unsynced.clear();
+                Ok(())
+            }
+            Err(error) => {
+                let mut state = self.disk.state();
+                if !state.has_crashed {
+                    // The pages are marked clean all the same: no later sync writes them.
+                    let length = state.files[self.inode].bytes.len();
+                    state.files[self.inode].unsynced.clear();
+                    state.files[self.inode].synced.resize(length, 0);
+                }
+                Err(error)
+            }
+        }
+    }
+}
+
+/// Xorshift.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: u64) -> u64 {
+        for (left, shift) in [(true, 13), (false, 7), (true, 17)] {
+            self.0 ^= if left { self.0 << shift } else { self.0 >> shift };
+        }
+        (self.0 >> 11) % bound
+    }
+}
