@@ -42,6 +42,10 @@ pub(super) struct Serve {
     /// Which snapshot to continue from: `previous` sets the last one aside
     #[arg(long, value_name = "WHICH", value_enum, default_value_t = Which::Latest)]
     restore: Which,
+    /// File with a token of 16 characters or more, which changes on the admin address then need;
+    /// without one only a loopback address takes changes
+    #[arg(long, value_name = "FILE", env = "TOLLKEEPER_ADMIN_TOKEN_FILE")]
+    admin_token_file: Option<PathBuf>,
     /// The most counters in memory; a new key beyond gets TABLE_FULL [default: 16777216]
     #[arg(long, value_name = "N", env = "TOLLKEEPER_MAX_KEYS")]
     max_keys: Option<u64>,
@@ -92,6 +96,7 @@ impl Serve {
         let typed = Raw {
             listen: self.listen,
             admin: self.admin,
+            admin_token_file: self.admin_token_file.clone(),
             policy: self.policy.clone(),
             data: self.data.clone(),
             snapshot_interval: self.snapshot_interval.clone(),
