@@ -237,14 +237,14 @@ async fn serve(
     let (stop_admin, stopped) = watch::channel(false);
     let admin = tokio::spawn(admin.serve(stopping(stopped)));
     let upkeep = tokio::spawn(upkeep(Arc::clone(&instance), vitals));
-    let keeper = home.map(|home| Keeper::start(home, &instance, config.snapshot_interval));
-    let keeper = keeper
-        .transpose()
-        .map_err(|source| StartError::System { what: "thread for snapshots", source })?;
     let journal = tokio::spawn(log::run(Arc::clone(&instance)));
     let hang_up = signals(SignalKind::hangup())?;
     let reload =
         tokio::spawn(reload::run(config.policy.clone(), seed, Arc::clone(&instance), hang_up));
+    let keeper = home.map(|home| Keeper::start(home, &instance, config.snapshot_interval));
+    let keeper = keeper
+        .transpose()
+        .map_err(|source| StartError::System { what: "thread for snapshots", source })?;
 
     let loaded = instance.policy.load();
     ready(&format!(

@@ -249,7 +249,7 @@ fn list_overrides(node: &Node) -> ExitCode {
 }
 
 fn override_row(of: &OverrideReport) -> [String; 7] {
-    let key = of.key.as_ref().map_or("*".to_owned(), |key| pairs(key));
+    let key = of.key.as_ref().map_or("*".to_owned(), pairs);
     let is: Vec<&str> = of.quota.iter().chain(&of.mode).map(String::as_str).collect();
     let mut why = of.reason.clone();
     if let Some(problem) = &of.problem {

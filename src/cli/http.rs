@@ -38,6 +38,19 @@ pub(super) struct Key {
     admin_token_file: Option<PathBuf>,
 }
 
+impl Key {
+    /// What the token makes of the header `Authorization`; `None` without one.
+    ///
+    /// # Errors
+    /// If its file cannot be read.
+    pub(super) fn authorization(&self) -> Result<Option<String>, String> {
+        let Some(file) = &self.admin_token_file else { return Ok(None) };
+        let token = std::fs::read_to_string(file)
+            .map_err(|error| format!("cannot read token {}: {error}", file.display()))?;
+        Ok(Some(format!("Bearer {}", token.trim())))
+    }
+}
+
 /// Why there is no answer.
 pub(super) enum Unanswered {
     /// Nobody is there.
@@ -71,11 +84,9 @@ impl Node {
     ) -> Result<String, Unanswered> {
         let mut request = agent().post(format!("http://{}{path}", self.admin));
         request = request.header("content-type", "application/json");
-        if let Some(file) = key.and_then(|key| key.admin_token_file.as_ref()) {
-            let token = std::fs::read_to_string(file).map_err(|error| {
-                Unanswered::Unlike(format!("cannot read token {}: {error}", file.display()))
-            })?;
-            request = request.header("authorization", format!("Bearer {}", token.trim()));
+        let authorization = key.map_or(Ok(None), Key::authorization);
+        if let Some(authorization) = authorization.map_err(Unanswered::Unlike)? {
+            request = request.header("authorization", authorization);
         }
         read(request.send(body.to_string()))
     }

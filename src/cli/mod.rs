@@ -16,11 +16,11 @@ mod http;
 
 mod status;
 
-mod snapshot;
-
 mod explain;
 
 mod change;
+
+mod snapshot;
 
 mod bench;
 

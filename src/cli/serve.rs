@@ -32,6 +32,10 @@ pub(super) struct Serve {
     /// Address of metrics, health and the JSON API [default: 127.0.0.1:7442]
     #[arg(long, value_name = "ADDR", env = "TOLLKEEPER_ADMIN")]
     admin: Option<SocketAddr>,
+    /// File with a token of 16 characters or more, which changes on the admin address then need;
+    /// without one only a loopback address takes changes
+    #[arg(long, value_name = "FILE", env = "TOLLKEEPER_ADMIN_TOKEN_FILE")]
+    admin_token_file: Option<PathBuf>,
     /// Directory of snapshots, which a restart continues from; made if there is none [default: a
     /// restart forgets everything]
     #[arg(long, value_name = "DIR", env = "TOLLKEEPER_DATA")]
@@ -42,10 +46,6 @@ pub(super) struct Serve {
     /// Which snapshot to continue from: `previous` sets the last one aside
     #[arg(long, value_name = "WHICH", value_enum, default_value_t = Which::Latest)]
     restore: Which,
-    /// File with a token of 16 characters or more, which changes on the admin address then need;
-    /// without one only a loopback address takes changes
-    #[arg(long, value_name = "FILE", env = "TOLLKEEPER_ADMIN_TOKEN_FILE")]
-    admin_token_file: Option<PathBuf>,
     /// The most counters in memory; a new key beyond gets TABLE_FULL [default: 16777216]
     #[arg(long, value_name = "N", env = "TOLLKEEPER_MAX_KEYS")]
     max_keys: Option<u64>,

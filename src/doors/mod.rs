@@ -129,10 +129,10 @@ impl Instance {
         Self::with_table(Table::new(keys_max, seed), connections_max, id, seed, clock, loaded)
     }
 
-    /// An instance with this table, whose keys derive from `seed`, under `policy`.
+    /// An instance with this table, whose keys derive from `seed`, under the policy of `loaded`.
     ///
     /// # Errors
-    /// If the policy has more limits than there are numbers.
+    /// As [`Instance::new`].
     pub fn with_table(
         table: Table,
         connections_max: u64,
@@ -142,6 +142,8 @@ impl Instance {
         mut loaded: Loaded,
     ) -> Result<Arc<Self>, RunOut> {
         table.limit_cap(LimitId::INLINE, keys_share(table.usage().keys_max));
+        // A policy's first numbers are those that it was compiled with, by which a restored table
+        // knows its limits.
         let control = Control::begin(&mut loaded)?;
         cap_limits(&table, &loaded.policy);
         Ok(Arc::new(Self {

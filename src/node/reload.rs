@@ -63,7 +63,7 @@ pub(super) async fn run(
         }
         tried.clone_from(&texts);
         seen = None;
-        let (seed, instance) = (seed.clone(), Arc::clone(&instance));
+        let (seed, instance) = (seed, Arc::clone(&instance));
         // Compiling takes its time, and this thread sweeps and answers metrics.
         let work = move || reload(&path_read, texts, &seed, &instance);
         let _ = tokio::task::spawn_blocking(work).await;

@@ -123,8 +123,7 @@ impl Daemon {
     pub(crate) fn signal(&self, name: &str) {
         let id = self.child.id().to_string();
         // The shell's own `kill`: there need not be a program of that name.
-        let script = format!("kill -{name} \"$0\"");
-        let kill = Command::new("sh").args(["-c", &script, &id]).status().unwrap();
+        let kill = Command::new("sh").args(["-c", "kill -$1 \"$0\"", &id, name]).status().unwrap();
         assert!(kill.success());
     }
 

@@ -101,7 +101,7 @@ pub(super) fn explain<F: FnMut() -> Now>(
     let explained = handle
         .explain(&request, &context, &mut Scratch::default())
         .map_err(|error| Bad::new("BAD_ATTRIBUTE", error.describe(handle).to_string()))?;
-    let charges: Vec<Charge> = explained.limits.iter().filter_map(|of| charge_of(of)).collect();
+    let charges: Vec<Charge> = explained.limits.iter().filter_map(charge_of).collect();
     if charges.len() > CHARGES_MAX {
         let found = charges.len();
         let message = format!("{found} limits apply to the request, allowed are {CHARGES_MAX}");

@@ -33,9 +33,9 @@ use super::vitals::Vitals;
 use super::{BODY_BYTES_MAX, BODY_TIME_MAX};
 
 /// The paths, for whoever asks for another.
-const PATHS: &str = "/metrics, /livez, /readyz, /healthz, /healthcheck, /v1/status, /v1/check, /v1/peek, \
+const PATHS: &str = "/metrics, /livez, /readyz, /healthz, /healthcheck, /v1/status, /v1/check, /v1/peek, /v1/snapshot, \
      /v1/explain, /v1/usage, /v1/overrides, /v1/overrides/clear, /v1/identities, \
-     /v1/identities/remove, /v1/snapshot";
+     /v1/identities/remove";
 
 /// What all handlers share.
 pub(super) struct Admin {
@@ -60,13 +60,13 @@ pub(super) fn router(instance: Arc<Instance>, vitals: Arc<Vitals>, access: Acces
         .route("/v1/status", get(status))
         .route("/v1/check", post(check))
         .route("/v1/peek", post(peek))
-        .route("/v1/snapshot", post(snapshot))
         .route("/v1/explain", post(explain_request))
         .route("/v1/usage", post(subject_usage))
         .route("/v1/overrides", get(list_overrides).post(set_override))
         .route("/v1/overrides/clear", post(clear_override))
         .route("/v1/identities", get(list_identities).post(put_identity))
         .route("/v1/identities/remove", post(remove_identity))
+        .route("/v1/snapshot", post(snapshot))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
@@ -145,8 +145,10 @@ async fn peek(State(admin): Shared, request: Request) -> Result<Response, Refuse
     ask(&admin, request, Intent::Peek).await
 }
 
+/// Changes what is on disk, so it is for those who may change things.
 async fn snapshot(State(admin): Shared, request: Request) -> Result<Response, Refused> {
-    change(&admin, request).await?;
+    may_change(&admin, request.headers())?;
+    expects_json(request.headers())?;
     let Some(ask) = admin.instance.snapshots.get() else {
         let message = "there is no data directory; `serve --data DIR` gives one".to_owned();
         return Err(Refused::new(StatusCode::CONFLICT, "NO_DATA", message));
@@ -223,23 +225,27 @@ async fn list_overrides(State(admin): Shared) -> Response {
 
 /// The body of a request that changes something, if it may.
 async fn change(admin: &Admin, request: Request) -> Result<Bytes, Refused> {
-    let authorization = request.headers().get(header::AUTHORIZATION);
+    may_change(admin, request.headers())?;
+    expects_json(request.headers())?;
+    read_body(request).await
+}
+
+fn may_change(admin: &Admin, headers: &HeaderMap) -> Result<(), Refused> {
+    let authorization = headers.get(header::AUTHORIZATION);
     match admin.access.check(authorization.map(|value| value.as_bytes())) {
-        Ok(()) => {}
+        Ok(()) => Ok(()),
         Err(Refusal::NoToken) => {
             let message = "this address is not a loopback one, so changes need a token: start the \
                            daemon with --admin-token-file";
-            return Err(Refused::new(StatusCode::FORBIDDEN, "FORBIDDEN", message.to_owned()));
+            Err(Refused::new(StatusCode::FORBIDDEN, "FORBIDDEN", message.to_owned()))
         }
         Err(Refusal::WrongToken) => {
             let message = "changes need the token of the daemon's --admin-token-file, as in \
                            `Authorization: Bearer TOKEN`";
             let (status, code) = (StatusCode::UNAUTHORIZED, "UNAUTHENTICATED");
-            return Err(Refused::new(status, code, message.to_owned()));
+            Err(Refused::new(status, code, message.to_owned()))
         }
     }
-    expects_json(request.headers())?;
-    read_body(request).await
 }
 
 async fn set_override(State(admin): Shared, request: Request) -> Result<Response, Refused> {
@@ -362,7 +368,7 @@ async fn not_found(uri: Uri) -> Refused {
 
 async fn method_not_allowed(request: Request) -> Refused {
     const ASKS: [&str; 7] =
-        ["/check", "/peek", "/explain", "/usage", "/clear", "/remove", "/snapshot"];
+        ["/snapshot", "/check", "/peek", "/explain", "/usage", "/clear", "/remove"];
     const BOTH: [&str; 2] = ["/overrides", "/identities"];
     let ends = |words: &[&str]| words.iter().any(|word| request.uri().path().ends_with(word));
     let (asks, both) = (ends(&ASKS), ends(&BOTH));
