@@ -1,6 +1,8 @@
 //! Wires everything; the order of starting and stopping.
 
 mod keeper;
+mod log;
+mod reload;
 mod restored;
 
 use std::io;
@@ -65,6 +67,14 @@ pub enum StartError {
         path: PathBuf,
         /// The operating system's reason.
         source: io::Error,
+    },
+    /// Operator: the token for changes cannot be had.
+    #[error("admin-token-file {}: {why}", path.display())]
+    Token {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        why: String,
     },
     /// Operator: a policy is wrong; the text shows where.
     #[error("{0}")]
@@ -179,7 +189,8 @@ pub fn run(config: &Config, restore: Restore, ready: impl FnOnce(&str)) -> Resul
     let clock = Clock::start_at(time);
     let loaded = Loaded::new(policy, origin, wall);
     let (id, connections_max) = (identity.id, config.connections_max);
-    let instance = Instance::with_table(table, connections_max, id, &seed, clock, loaded);
+    let instance = Instance::with_table(table, connections_max, id, &seed, clock, loaded)
+        .map_err(|error| StartError::Policy(error.to_string()))?;
     if home.is_some() {
         restored::number_on(&instance, restored, wall);
     }
@@ -187,11 +198,12 @@ pub fn run(config: &Config, restore: Restore, ready: impl FnOnce(&str)) -> Resul
         .enable_all()
         .build()
         .map_err(|source| StartError::System { what: "event loop", source })?;
-    runtime.block_on(serve(config, Arc::clone(&instance), home, ready))
+    runtime.block_on(serve(config, seed, Arc::clone(&instance), home, ready))
 }
 
 async fn serve(
     config: &Config,
+    seed: Seed,
     instance: Arc<Instance>,
     home: Option<Home<Directory>>,
     ready: impl FnOnce(&str),
@@ -202,9 +214,11 @@ async fn serve(
         (signals(SignalKind::terminate())?, signals(SignalKind::interrupt())?);
     let listen = |door, address| move |source| StartError::Listen { door, address, source };
 
+    let access = access(config)?;
     let vitals = Arc::new(admin::Vitals::start(&instance));
-    let admin = admin::Listener::open(config.admin, Arc::clone(&instance), Arc::clone(&vitals))
-        .map_err(listen("admin", config.admin))?;
+    let admin =
+        admin::Listener::open(config.admin, Arc::clone(&instance), Arc::clone(&vitals), access)
+            .map_err(listen("admin", config.admin))?;
     let admin_address = admin.address().map_err(listen("admin", config.admin))?;
     let binary = binary::Listener::open(
         config.listen,
@@ -223,6 +237,10 @@ async fn serve(
     let (stop_admin, stopped) = watch::channel(false);
     let admin = tokio::spawn(admin.serve(stopping(stopped)));
     let upkeep = tokio::spawn(upkeep(Arc::clone(&instance), vitals));
+    let journal = tokio::spawn(log::run(Arc::clone(&instance)));
+    let hang_up = signals(SignalKind::hangup())?;
+    let reload =
+        tokio::spawn(reload::run(config.policy.clone(), seed, Arc::clone(&instance), hang_up));
     let keeper = home.map(|home| Keeper::start(home, &instance, config.snapshot_interval));
     let keeper = keeper
         .transpose()
@@ -259,8 +277,29 @@ async fn serve(
         _ = terminate.recv() => exit_at_once(),
         _ = interrupt.recv() => exit_at_once(),
     }
-    upkeep.abort();
+    for task in [upkeep, journal, reload] {
+        task.abort();
+    }
     Ok(())
+}
+
+/// Who may change what is in force.
+fn access(config: &Config) -> Result<admin::Access, StartError> {
+    let wrong = |path: &Path, why: &dyn core::fmt::Display| StartError::Token {
+        path: path.to_owned(),
+        why: why.to_string(),
+    };
+    let token = match &config.admin_token_file {
+        None => None,
+        Some(path) => {
+            Some((path, std::fs::read_to_string(path).map_err(|error| wrong(path, &error))?))
+        }
+    };
+    let text = token.as_ref().map(|(_, text)| text.as_str());
+    admin::Access::new(config.admin.ip(), text).map_err(|error| match &token {
+        Some((path, _)) => wrong(path, &error),
+        None => wrong(Path::new(""), &error),
+    })
 }
 
 /// A second signal means that the operator will not wait for threads that still serve.
@@ -281,6 +320,7 @@ async fn upkeep(instance: Arc<Instance>, vitals: Arc<admin::Vitals>) {
             _ = steers.tick() => {
                 let ahead_nanos = instance.clock.steer();
                 vitals.observe(&instance, ahead_nanos);
+                instance.forget_ended();
             }
         }
     }

@@ -56,7 +56,7 @@ pub const NAME_BYTES_MAX: usize = 64;
 /// Bytes of what a client shows to prove who it is.
 pub const CREDENTIAL_BYTES_MAX: usize = 2_048;
 /// Meters of a handle.
-pub const METERS_MAX: usize = 8;
+pub const METERS_MAX: usize = 16;
 /// Limits of a handle, over all its routes.
 pub const HANDLE_LIMITS_MAX: usize = 512;
 /// Limits that apply to one check, and so the entries of a numbers block.

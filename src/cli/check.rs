@@ -107,7 +107,7 @@ pub(super) struct Costs {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Target {
+pub(super) enum Target {
     Route { method: String, path: String },
     Class(String),
 }
@@ -131,9 +131,9 @@ impl std::str::FromStr for Target {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Attribute {
-    name: String,
-    value: String,
+pub(super) struct Attribute {
+    pub(super) name: String,
+    pub(super) value: String,
 }
 
 impl std::str::FromStr for Attribute {
@@ -285,6 +285,11 @@ impl Costs {
     /// None typed.
     pub(super) const fn none() -> Self {
         Self { costs: Vec::new() }
+    }
+
+    /// Costs by meter, as JSON.
+    pub(super) fn as_object(&self) -> serde_json::Map<String, serde_json::Value> {
+        self.costs.iter().map(|cost| (cost.meter.clone(), cost.units.into())).collect()
     }
 
     /// Costs in the order of the meters of `description`; none if none was typed. Meters that are

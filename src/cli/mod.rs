@@ -12,7 +12,13 @@ mod permit;
 
 mod policy;
 
+mod http;
+
 mod status;
+
+mod explain;
+
+mod change;
 
 mod snapshot;
 
@@ -54,6 +60,14 @@ enum Command {
     Renew(permit::Renew),
     #[command(about = "Check and test policy files")]
     Policy(policy::PolicyCommand),
+    #[command(about = "Say of each limit whether and why it applies to a request; charges nothing")]
+    Explain(explain::Explain),
+    #[command(about = "Say what one subject has used of every limit; charges nothing")]
+    Usage(explain::Usage),
+    #[command(about = "Change limits for some keys or all, until a date", name = "override")]
+    Override(change::OverrideCommand),
+    #[command(about = "Say whose API keys and sessions are, and of which tier")]
+    Identity(change::IdentityCommand),
     #[command(about = "Show a node's policy, keys, rates and connections")]
     Status(status::Status),
     #[command(about = "Look into a snapshot, or have one taken")]
@@ -74,6 +88,10 @@ pub fn run() -> ExitCode {
         Command::Release(release) => release.run(),
         Command::Renew(renew) => renew.run(),
         Command::Policy(policy) => policy.run(),
+        Command::Explain(explain) => explain.run(),
+        Command::Usage(usage) => usage.run(),
+        Command::Override(change) => change.run(),
+        Command::Identity(identity) => identity.run(),
         Command::Status(status) => status.run(),
         Command::Snapshot(snapshot) => snapshot.run(),
         Command::Bench(bench) => bench.run(),

@@ -32,6 +32,10 @@ pub(super) struct Serve {
     /// Address of metrics, health and the JSON API [default: 127.0.0.1:7442]
     #[arg(long, value_name = "ADDR", env = "TOLLKEEPER_ADMIN")]
     admin: Option<SocketAddr>,
+    /// File with a token of 16 characters or more, which changes on the admin address then need;
+    /// without one only a loopback address takes changes
+    #[arg(long, value_name = "FILE", env = "TOLLKEEPER_ADMIN_TOKEN_FILE")]
+    admin_token_file: Option<PathBuf>,
     /// Directory of snapshots, which a restart continues from; made if there is none [default: a
     /// restart forgets everything]
     #[arg(long, value_name = "DIR", env = "TOLLKEEPER_DATA")]
@@ -92,6 +96,7 @@ impl Serve {
         let typed = Raw {
             listen: self.listen,
             admin: self.admin,
+            admin_token_file: self.admin_token_file.clone(),
             policy: self.policy.clone(),
             data: self.data.clone(),
             snapshot_interval: self.snapshot_interval.clone(),

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use crate::config;
 use crate::disk::{Damage, LimitName, Mapped, SectionKind, VERSION, Verified, name_of};
 
+use super::http::Key;
 use super::{FAILED, fail};
 
 /// A large table on a slow disk takes its time, but the node's door gives no answer that takes longer.
@@ -61,6 +62,8 @@ struct Now {
     /// The node's answer, a JSON object, instead of text
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    key: Key,
 }
 
 impl SnapshotCommand {
@@ -195,7 +198,7 @@ fn as_text(report: &Value) -> String {
 
 impl Now {
     fn run(self) -> ExitCode {
-        let answer = match ask(self.admin) {
+        let answer = match ask(self.admin, &self.key) {
             Ok(answer) => answer,
             Err(message) => return fail(&message),
         };
@@ -214,7 +217,7 @@ impl Now {
     }
 }
 
-fn ask(admin: SocketAddr) -> Result<Value, String> {
+fn ask(admin: SocketAddr, key: &Key) -> Result<Value, String> {
     // No proxy, whatever the environment says: the node is asked, and nobody else.
     let config = ureq::Agent::config_builder()
         .timeout_global(Some(TIME_MAX))
@@ -223,7 +226,10 @@ fn ask(admin: SocketAddr) -> Result<Value, String> {
         .http_status_as_error(false)
         .user_agent(concat!("tollkeeper/", env!("CARGO_PKG_VERSION")))
         .build();
-    let request = config.new_agent().post(format!("http://{admin}/v1/snapshot"));
+    let mut request = config.new_agent().post(format!("http://{admin}/v1/snapshot"));
+    if let Some(authorization) = key.authorization()? {
+        request = request.header("authorization", authorization);
+    }
     let answer = request.header("content-type", "application/json").send("{}");
     let unreachable = |error: ureq::Error| {
         format!("cannot have {admin} take a snapshot ({error}); is `tollkeeper serve` running?")

@@ -1,23 +1,15 @@
 //! `tollkeeper status`: a node at a glance.
 
-use std::fmt::Write as _;
-use std::io::{self, Write as _};
-use std::net::SocketAddr;
+use std::io::{self, Write};
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::Args;
 
-use crate::config::ADMIN;
 use crate::doors::admin::{LimitStatus, Rate, Status as Glance, Used};
 
 use super::fail;
-
-/// How long the answer may take.
-const TIME_MAX: Duration = Duration::from_secs(5);
-
-/// The most bytes of the answer: thousands of limits fit.
-const ANSWER_BYTES_MAX: u64 = 8 << 20;
+use super::http::Node;
+use super::text::{count, table};
 
 /// Asks a running node for its policy and that one's age, keys against their cap for each limit,
 /// rates over the last ten seconds, denials and connections.
@@ -25,69 +17,26 @@ const ANSWER_BYTES_MAX: u64 = 8 << 20;
 /// Exits 0 if it was told, else 2.
 #[derive(Args)]
 pub(super) struct Status {
-    /// Admin address of the node
-    #[arg(long, value_name = "ADDR", default_value_t = ADMIN, env = "TOLLKEEPER_ADMIN")]
-    admin: SocketAddr,
-    /// One JSON object instead of text
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    node: Node,
 }
 
 impl Status {
     pub(super) fn run(self) -> ExitCode {
-        let answer = match ask(self.admin) {
+        let answer = match self.node.get("/v1/status") {
             Ok(answer) => answer,
-            Err(Unanswered::Unreachable(error)) => {
-                return super::unreachable(&self.admin.to_string(), &error);
-            }
-            Err(Unanswered::Unlike(what)) => return fail(&format!("{}: {what}", self.admin)),
+            Err(error) => return error.tell(&self.node),
         };
         let status: Glance = match serde_json::from_str(&answer) {
             Ok(status) => status,
             Err(error) => {
-                return fail(&format!("{}: its answer is no status: {error}", self.admin));
+                return fail(&format!("{}: its answer is no status: {error}", self.node.admin));
             }
         };
-        let text = if self.json { answer.trim_end().to_owned() } else { as_text(&status) };
+        let text = if self.node.json { answer.trim_end().to_owned() } else { as_text(&status) };
         // Whoever closed the pipe does not want to know.
         let _ = writeln!(io::stdout().lock(), "{text}");
         ExitCode::SUCCESS
-    }
-}
-
-/// Why there is no answer.
-enum Unanswered {
-    /// Nobody is there.
-    Unreachable(io::Error),
-    /// Somebody is there who does not answer as a node does.
-    Unlike(String),
-}
-
-fn ask(admin: SocketAddr) -> Result<String, Unanswered> {
-    // No proxy, whatever the environment says: the node is asked, and nobody else.
-    let config = ureq::Agent::config_builder()
-        .timeout_global(Some(TIME_MAX))
-        .proxy(None)
-        .max_redirects(0)
-        .user_agent(concat!("tollkeeper/", env!("CARGO_PKG_VERSION")))
-        .build();
-    let answer = config.new_agent().get(format!("http://{admin}/v1/status")).call();
-    let mut answer = answer.map_err(unanswered)?;
-    let body = answer.body_mut().with_config().limit(ANSWER_BYTES_MAX);
-    body.read_to_string().map_err(unanswered)
-}
-
-fn unanswered(error: ureq::Error) -> Unanswered {
-    match error {
-        ureq::Error::Io(error) => Unanswered::Unreachable(error),
-        ureq::Error::ConnectionFailed => {
-            Unanswered::Unreachable(io::ErrorKind::ConnectionRefused.into())
-        }
-        ureq::Error::Timeout(_) => Unanswered::Unreachable(io::ErrorKind::TimedOut.into()),
-        ureq::Error::StatusCode(status) => {
-            Unanswered::Unlike(format!("it answers {status}; is it the node's admin address?"))
-        }
-        other => Unanswered::Unlike(other.to_string()),
     }
 }
 
@@ -96,6 +45,8 @@ fn as_text(status: &Glance) -> String {
     let mut text = format!(
         "tollkeeper {} · up {} · {}\n\
          policy       {} · version {} · {} old\n\
+         {}\
+         changes      {} · {} failed · {} · {}\n\
          keys         {} · table {}\n\
          checks       {}\n\
          denials      {}\n\
@@ -106,6 +57,21 @@ fn as_text(status: &Glance) -> String {
         policy.origin,
         policy.version,
         span(policy.age_seconds),
+        match &policy.last_error {
+            None => String::new(),
+            Some(error) => format!(
+                "             not in force for {}: {}\n",
+                span(error.age_seconds),
+                error.message
+            ),
+        },
+        count(policy.reloads, "reload"),
+        policy.failed_reloads,
+        count(policy.overrides, "override"),
+        match policy.identities {
+            1 => "1 identity".to_owned(),
+            many => format!("{many} identities"),
+        },
         used(keys),
         bytes(status.table_bytes),
         rate(&status.checks),
@@ -129,7 +95,7 @@ fn as_text(status: &Glance) -> String {
         ]);
     }
     text.push('\n');
-    table(&rows, &mut text);
+    text.push_str(&table(&rows, &[4, 5, 6]));
     text.truncate(text.trim_end().len());
     text
 }
@@ -148,25 +114,6 @@ fn row(limit: &LimitStatus) -> [String; 7] {
         limit.keys_max.to_string(),
         limit.denials.to_string(),
     ]
-}
-
-/// Columns of words are flush left, those of numbers right.
-fn table<const N: usize>(rows: &[[String; N]], text: &mut String) {
-    let chars = |cell: &String| cell.chars().count();
-    let width = |column: usize| rows.iter().map(|row| chars(&row[column])).max().unwrap_or(0);
-    let widths: [usize; N] = core::array::from_fn(width);
-    for row in rows {
-        let mut line = String::new();
-        for (column, (cell, width)) in row.iter().zip(widths).enumerate() {
-            let gap = if column == 0 { "" } else { "  " };
-            let _ = match column {
-                0..4 => write!(line, "{gap}{cell:<width$}"),
-                _ => write!(line, "{gap}{cell:>width$}"),
-            };
-        }
-        text.push_str(line.trim_end());
-        text.push('\n');
-    }
 }
 
 fn used(used: &Used) -> String {
@@ -202,7 +149,7 @@ fn span(seconds: f64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use crate::doors::admin::PolicyStatus;
+    use crate::doors::admin::{PolicyStatus, ReloadFailure};
 
     use super::*;
 
@@ -226,6 +173,14 @@ mod tests {
                 origin: "built-in example \"media\"".into(),
                 version: "00000000000000ab".into(),
                 age_seconds: 90_061.0,
+                reloads: 1,
+                failed_reloads: 1,
+                last_error: Some(ReloadFailure {
+                    message: "media.toml:7:3: unknown key `brust`".into(),
+                    age_seconds: 65.0,
+                }),
+                overrides: 2,
+                identities: 3,
             },
             apis: vec!["media".into()],
             limits: vec![limit("images_post", None, 12, 1), limit("read", Some("day"), 1, 120)],
@@ -239,6 +194,8 @@ mod tests {
         let expected = "\
 tollkeeper 0.1.0 · up 3 min 12 s · serving
 policy       built-in example \"media\" · version 00000000000000ab · 1 d 1 h old
+             not in force for 1 min 5 s: media.toml:7:3: unknown key `brust`
+changes      1 reload · 1 failed · 2 overrides · 3 identities
 keys         13 of 1000 · table 1.2 MB
 checks       121 · 12.1 a second
 denials      1 · 0.1 a second

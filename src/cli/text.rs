@@ -140,6 +140,27 @@ impl Tally {
     }
 }
 
+/// Rows in columns, those of numbers flush right.
+pub(super) fn table<const N: usize>(rows: &[[String; N]], numbers: &[usize]) -> String {
+    let chars = |cell: &String| cell.chars().count();
+    let width = |column: usize| rows.iter().map(|row| chars(&row[column])).max().unwrap_or(0);
+    let widths: [usize; N] = core::array::from_fn(width);
+    let mut text = String::new();
+    for row in rows {
+        let mut line = String::new();
+        for (column, (cell, width)) in row.iter().zip(widths).enumerate() {
+            let gap = if column == 0 { "" } else { "  " };
+            let _ = match numbers.contains(&column) {
+                false => write!(line, "{gap}{cell:<width$}"),
+                true => write!(line, "{gap}{cell:>width$}"),
+            };
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
 /// `1 counter`, `2 counters`.
 pub(super) fn count(number: u64, thing: &str) -> String {
     format!("{number} {thing}{}", if number == 1 { "" } else { "s" })

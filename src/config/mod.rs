@@ -22,6 +22,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Address of the admin door.
     pub admin: SocketAddr,
+    /// File with the token that changes on the admin door need.
+    pub admin_token_file: Option<PathBuf>,
     /// Policy file, or directory of them; `None` is the built-in example.
     pub policy: Option<PathBuf>,
     /// Directory of snapshots; `None`: a restart forgets everything.
@@ -63,6 +65,7 @@ impl Config {
         Ok(Self {
             listen: typed.listen.or(file.listen).unwrap_or(LISTEN),
             admin: typed.admin.or(file.admin).unwrap_or(ADMIN),
+            admin_token_file: typed.admin_token_file.or(file.admin_token_file),
             policy: typed.policy.or(file.policy),
             data: typed.data.or(file.data),
             snapshot_interval,

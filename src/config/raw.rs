@@ -17,6 +17,8 @@ pub struct Raw {
     pub listen: Option<SocketAddr>,
     /// Address of the admin door.
     pub admin: Option<SocketAddr>,
+    /// File with the token that changes on the admin door need.
+    pub admin_token_file: Option<PathBuf>,
     /// Policy file or directory.
     pub policy: Option<PathBuf>,
     /// Directory of snapshots.

@@ -10,9 +10,9 @@ use crate::engine::decision::{Decision, Reading, Refusal, Verdict};
 use crate::engine::table::{Pinned, Stamp};
 use crate::engine::time::{Now, UtcTime};
 use crate::metrics::cells::{Outcome, Protocol, Worker};
-use crate::policy::{Context, Handle, Request, ResolveError, Resolved, Scratch, Unavailable};
+use crate::policy::{Handle, Request, ResolveError, Resolved, Scratch, Unavailable};
 
-use super::Instance;
+use super::{Instance, Loaded};
 
 /// Whether a request is charged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,11 +92,12 @@ impl Desk {
     #[inline]
     pub fn resolve(
         &mut self,
+        loaded: &Loaded,
         pinned: &Pinned<'_>,
         handle: &Handle,
         request: &Request<'_>,
     ) -> Result<Resolved, ResolveError> {
-        let context = Context::at(self.moment(handle));
+        let context = loaded.context(self.moment(loaded, handle));
         let Self { scratch, charges, limits, .. } = self;
         let resolved = handle.resolve(request, &context, scratch, charges, limits)?;
         for charge in &self.charges[resolved.charges()] {
@@ -105,14 +106,26 @@ impl Desk {
         Ok(resolved)
     }
 
-    /// The moment for limits that follow a calendar. A charge knows the window of this moment and
-    /// the one after it, so the check itself may come later.
+    /// The moment for limits that follow a calendar, and for overrides that end. A charge knows the
+    /// window of this moment and the one after it, so the check itself may come later.
     #[inline]
-    fn moment(&mut self, handle: &Handle) -> UtcTime {
-        if !handle.follows_calendar() {
+    fn moment(&mut self, loaded: &Loaded, handle: &Handle) -> UtcTime {
+        if !handle.follows_calendar() && !loaded.has_overrides() {
             return UtcTime::default();
         }
         *self.moment.get_or_insert_with(|| self.instance.clock.now().utc)
+    }
+
+    /// Index in its handle of the limit that denied a request, if it is time to tell of it.
+    #[inline]
+    pub fn denial_due(&self, resolved: &Resolved, decision: &Decision) -> Option<u16> {
+        if decision.verdict == Verdict::Allow {
+            return None;
+        }
+        let binding = decision.binding?;
+        let charge = self.charges[resolved.charges()].get(binding)?;
+        let due = self.instance.journal.is_denial_due(charge.limit, decision.now.time);
+        self.limits[resolved.limits()].get(binding).copied().filter(|_| due)
     }
 
     /// Takes in a charge that was resolved elsewhere, of the limit with this index in its handle.

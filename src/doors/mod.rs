@@ -7,6 +7,10 @@ pub mod admin;
 
 mod desk;
 
+mod control;
+
+mod journal;
+
 pub mod report;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -20,13 +24,14 @@ use crate::engine::command::LimitId;
 use crate::engine::key::{KeySpace, Seed};
 use crate::engine::session::Sessions;
 use crate::engine::table::Table;
-use crate::engine::time::UtcTime;
 use crate::metrics::cells::Cells;
-use crate::policy::Policy;
+use crate::policy::{Policy, RunOut};
 
 use report::SnapshotReport;
 
+pub use control::{Control, Failure, Loaded, OverrideRecord, Reloads, Standing};
 pub use desk::{Answered, Desk, Intent, Problem};
+pub use journal::{Denial, Event, Journal};
 
 /// The part of `--max-keys` that one limit may take if its policy says nothing, in percent: the
 /// keys of one API's attacker then leave room for the other limits.
@@ -36,8 +41,13 @@ pub const LIMIT_KEYS_PERCENT: u64 = 80;
 pub struct Instance {
     /// Every counter.
     pub table: Table,
-    /// The policy in force. A door takes it once for a batch of requests.
+    /// The policy in force, with overrides and identities. A door takes it once for a batch of
+    /// requests, and [`Control`] puts another in its place by one swap.
     pub policy: ArcSwap<Loaded>,
+    /// Changes while running.
+    pub control: Control,
+    /// What is to be logged.
+    pub journal: Journal,
     /// Time.
     pub clock: Arc<Clock>,
     /// Requests that clients may send again. Locked for the moment of one such request.
@@ -58,36 +68,6 @@ pub struct Instance {
 /// Asks for a snapshot now. What comes back says what became of it.
 pub type AskSnapshot =
     Box<dyn Fn() -> oneshot::Receiver<Result<SnapshotReport, String>> + Send + Sync>;
-
-/// A policy in force, and where it came from.
-pub struct Loaded {
-    /// The policy.
-    pub policy: Policy,
-    /// A file, a directory, or the built-in example, for people.
-    pub origin: String,
-    /// When it was loaded.
-    pub loaded_at: UtcTime,
-    /// Names of its APIs; a place here is the API's number in the counts.
-    pub apis: Vec<String>,
-    /// For each handle, by number from 1, the number of its API.
-    api_of_handle: Vec<usize>,
-}
-
-impl Loaded {
-    /// A policy as it comes into force.
-    pub fn new(policy: Policy, origin: String, loaded_at: UtcTime) -> Self {
-        let apis: Vec<String> = policy.apis().map(str::to_owned).collect();
-        let api_of = |name: &str| apis.iter().position(|api| api == name).unwrap_or_default();
-        let api_of_handle = policy.handles().iter().map(|handle| api_of(handle.api())).collect();
-        Self { policy, origin, loaded_at, apis, api_of_handle }
-    }
-
-    /// The number of a handle's API in the counts.
-    pub fn api_of_handle(&self, number: u32) -> usize {
-        let index = (number as usize).checked_sub(1);
-        index.and_then(|index| self.api_of_handle.get(index)).copied().unwrap_or_default()
-    }
-}
 
 /// The spaces of inline limits' keys: apart from every policy's, so that no client can spoil a
 /// policy's counter.
@@ -134,31 +114,43 @@ impl Drop for ConnectionGuard {
 }
 
 impl Instance {
-    /// An instance with an empty table under `policy`.
+    /// An instance with an empty table under the policy of `loaded`.
+    ///
+    /// # Errors
+    /// If the policy has more of something than there are numbers.
     pub fn new(
         keys_max: u64,
         connections_max: u64,
         id: [u8; 16],
         seed: &Seed,
         clock: Arc<Clock>,
-        policy: Loaded,
-    ) -> Arc<Self> {
-        Self::with_table(Table::new(keys_max, seed), connections_max, id, seed, clock, policy)
+        loaded: Loaded,
+    ) -> Result<Arc<Self>, RunOut> {
+        Self::with_table(Table::new(keys_max, seed), connections_max, id, seed, clock, loaded)
     }
 
-    /// An instance with this table, whose keys derive from `seed`, under `policy`.
+    /// An instance with this table, whose keys derive from `seed`, under the policy of `loaded`.
+    ///
+    /// # Errors
+    /// As [`Instance::new`].
     pub fn with_table(
         table: Table,
         connections_max: u64,
         id: [u8; 16],
         seed: &Seed,
         clock: Arc<Clock>,
-        policy: Loaded,
-    ) -> Arc<Self> {
-        cap_limits(&table, table.usage().keys_max, &policy.policy);
-        Arc::new(Self {
+        mut loaded: Loaded,
+    ) -> Result<Arc<Self>, RunOut> {
+        table.limit_cap(LimitId::INLINE, keys_share(table.usage().keys_max));
+        // A policy's first numbers are those that it was compiled with, by which a restored table
+        // knows its limits.
+        let control = Control::begin(&mut loaded)?;
+        cap_limits(&table, &loaded.policy);
+        Ok(Arc::new(Self {
             table,
-            policy: ArcSwap::from_pointee(policy),
+            policy: ArcSwap::from_pointee(loaded),
+            control,
+            journal: Journal::new(),
             clock,
             sessions: Mutex::new(Sessions::new(seed)),
             cells: Cells::new(),
@@ -167,7 +159,7 @@ impl Instance {
             connections: Connections { open: AtomicU64::new(0), max: connections_max },
             snapshots: OnceLock::new(),
             draining: AtomicBool::new(false),
-        })
+        }))
     }
 
     /// Counts one more connection, unless there are too many.
@@ -201,9 +193,8 @@ pub fn keys_share(keys_max: u64) -> u64 {
     (u128::from(keys_max) * u128::from(LIMIT_KEYS_PERCENT)).div_ceil(100) as u64
 }
 
-fn cap_limits(table: &Table, keys_max: u64, policy: &Policy) {
-    let share = keys_share(keys_max);
-    table.limit_cap(LimitId::INLINE, share);
+fn cap_limits(table: &Table, policy: &Policy) {
+    let share = keys_share(table.usage().keys_max);
     for limit in policy.limits() {
         table.limit_cap(limit.id, limit.keys_max.unwrap_or(share));
     }

@@ -227,6 +227,13 @@ impl Cells {
         self.sum(|worker| &worker.checks[api.min(APIS_MAX - 1)][outcome as usize])
     }
 
+    /// Checks of all APIs with this outcome, those that are gone included.
+    pub fn checks_of_all(&self, outcome: Outcome) -> u64 {
+        let workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
+        let cells = workers.iter().flat_map(|worker| worker.checks.iter());
+        cells.map(|cells| cells[outcome as usize].count()).fold(0, u64::wrapping_add)
+    }
+
     /// A protocol's requests in each duration bucket; the last is for those above all bounds.
     pub fn durations(&self, protocol: Protocol) -> [u64; DURATION_BOUNDS.len() + 1] {
         core::array::from_fn(|bucket| self.sum_of(protocol, |worker| &worker.durations[bucket]))

@@ -43,6 +43,8 @@ pub struct Figures {
     pub policy_version: String,
     /// Where it came from.
     pub policy_origin: String,
+    /// How often a policy was read anew: those that came into force, and those that did not.
+    pub policy_reloads: [u64; 2],
     /// When it came into force, in seconds since the epoch.
     pub policy_loaded_at_seconds: f64,
     /// Version of this program.
@@ -185,6 +187,10 @@ const POLICY_LOADED: Metric = gauge(
     "tollkeeper_policy_loaded_timestamp_seconds",
     "When the policy in force was loaded, since the epoch.",
 );
+const POLICY_RELOADS: Metric = counter(
+    "tollkeeper_policy_reload_total",
+    "Policies read while running, by result: success, or failure, which left the one in force.",
+);
 const BUILD_INFO: Metric = gauge("tollkeeper_build_info", "This program; always 1.");
 const UPTIME: Metric = gauge("tollkeeper_uptime_seconds", "Time since the start.");
 const WALL_OFFSET: Metric = gauge(
@@ -252,6 +258,10 @@ pub fn render(figures: &Figures) -> String {
     page.begin(&POLICY_INFO);
     let policy = [("version", &*figures.policy_version), ("origin", &*figures.policy_origin)];
     page.line(&POLICY_INFO, &policy, 1);
+    page.begin(&POLICY_RELOADS);
+    for (result, count) in ["success", "failure"].into_iter().zip(figures.policy_reloads) {
+        page.line(&POLICY_RELOADS, &[("result", result)], count);
+    }
     page.single(&POLICY_LOADED, figures.policy_loaded_at_seconds);
     page.begin(&BUILD_INFO);
     page.line(&BUILD_INFO, &[("version", figures.build_version)], 1);

@@ -19,7 +19,7 @@ pub enum ErrorCode {
     Range,
     /// More or longer than may be.
     Maximum,
-    /// Something required is not there, or a list is empty.
+    /// Something required is not there.
     Missing,
     /// Two of what there is one of.
     Duplicate,
@@ -29,11 +29,11 @@ pub enum ErrorCode {
     Name,
     /// What is no route.
     Route,
-    /// A route or a limit that no request reaches.
+    /// A route that no request reaches.
     Unreachable,
     /// Routes or classes that cross, where one must count.
     Overlap,
-    /// A limit without a kind, or with two.
+    /// A limit without a kind.
     Kind,
     /// What is no quota, rate, amount or span of time.
     Quota,
@@ -57,11 +57,57 @@ pub enum ErrorCode {
     Json,
     /// A step of a test that says nothing.
     Test,
+    /// A class that the API does not have.
+    UnknownClass,
+    /// A tier that the API does not have, or tiers where it has none.
+    UnknownTier,
+    /// A time zone that the database does not have.
+    UnknownZone,
+    /// A limit, window or rule that the API does not have.
+    UnknownLimit,
+    /// A meter that no limit reads.
+    UnknownMeter,
+    /// A test of an API that is not there.
+    UnknownApi,
+    /// An attribute that nothing reads, or that stands for no account.
+    UnknownAttribute,
+    /// A permit that no step before took.
+    UnknownPermit,
+    /// A name that the language keeps for itself.
+    ReservedName,
+    /// What cannot be the name of a header.
+    HeaderName,
+    /// A limit with two kinds.
+    SecondKind,
+    /// A limit whose `except` takes all that its `on` gives.
+    UnreachableLimit,
+    /// `HEAD` in a condition: it counts as `GET`.
+    HeadMethod,
+    /// A list or a table that has nothing in it.
+    Empty,
+    /// Tables of values too deep within one another.
+    Nesting,
+    /// A segment in `per` that the limit's routes do not have.
+    Segment,
+    /// A prefix in `per` that no address has.
+    AddressKey,
+    /// What is no moment or span in a test.
+    Moment,
+    /// A step that lies before the one above it.
+    StepOrder,
+    /// An identity of a test that is not one attribute and its account.
+    Identity,
+    /// A `{` whose placeholder never ends.
+    UnclosedPlaceholder,
+    /// A placeholder of text outside the quotes of a JSON body.
+    UnquotedText,
+    /// `unlimited` where nothing says in which windows.
+    Unlimited,
 }
 
 impl ErrorCode {
     /// Every code.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 49] = [
         Self::Syntax,
         Self::Schema,
         Self::UnknownKey,
@@ -88,6 +134,29 @@ impl ErrorCode {
         Self::Template,
         Self::Json,
         Self::Test,
+        Self::UnknownClass,
+        Self::UnknownTier,
+        Self::UnknownZone,
+        Self::UnknownLimit,
+        Self::UnknownMeter,
+        Self::UnknownApi,
+        Self::UnknownAttribute,
+        Self::UnknownPermit,
+        Self::ReservedName,
+        Self::HeaderName,
+        Self::SecondKind,
+        Self::UnreachableLimit,
+        Self::HeadMethod,
+        Self::Empty,
+        Self::Nesting,
+        Self::Segment,
+        Self::AddressKey,
+        Self::Moment,
+        Self::StepOrder,
+        Self::Identity,
+        Self::UnclosedPlaceholder,
+        Self::UnquotedText,
+        Self::Unlimited,
     ];
 
     /// The word for it.
@@ -119,6 +188,29 @@ impl ErrorCode {
             Self::Template => "template",
             Self::Json => "json",
             Self::Test => "test",
+            Self::UnknownClass => "unknown-class",
+            Self::UnknownTier => "unknown-tier",
+            Self::UnknownZone => "unknown-zone",
+            Self::UnknownLimit => "unknown-limit",
+            Self::UnknownMeter => "unknown-meter",
+            Self::UnknownApi => "unknown-api",
+            Self::UnknownAttribute => "unknown-attribute",
+            Self::UnknownPermit => "unknown-permit",
+            Self::ReservedName => "reserved-name",
+            Self::HeaderName => "header-name",
+            Self::SecondKind => "second-kind",
+            Self::UnreachableLimit => "unreachable-limit",
+            Self::HeadMethod => "head-method",
+            Self::Empty => "empty",
+            Self::Nesting => "nesting",
+            Self::Segment => "segment",
+            Self::AddressKey => "address-key",
+            Self::Moment => "moment",
+            Self::StepOrder => "step-order",
+            Self::Identity => "identity",
+            Self::UnclosedPlaceholder => "unclosed-placeholder",
+            Self::UnquotedText => "unquoted-text",
+            Self::Unlimited => "unlimited",
         }
     }
 }

@@ -26,8 +26,9 @@ use routes::RouteSets;
 pub(super) fn compile(sources: &[Source<'_>], seed: &Seed) -> Result<Policy, LoadErrors> {
     let mut errors = Errors::default();
     let mut policy = Policy {
-        version: version(sources),
+        version: version(sources.iter().map(|source| source.text)),
         handles: Vec::new(),
+        places: Vec::new(),
         limits: Vec::new(),
         tests: Vec::new(),
     };
@@ -42,6 +43,7 @@ pub(super) fn compile(sources: &[Source<'_>], seed: &Seed) -> Result<Policy, Loa
         for api in &apis {
             Compiler::new(api, seed, &mut errors).compile(&mut policy);
         }
+        policy.find_places();
         if errors.len() == 0 {
             policy.tests = tests
                 .iter()
@@ -53,10 +55,10 @@ pub(super) fn compile(sources: &[Source<'_>], seed: &Seed) -> Result<Policy, Loa
     Ok(policy)
 }
 
-fn version(sources: &[Source<'_>]) -> u64 {
+pub(super) fn version<'a>(texts: impl IntoIterator<Item = &'a str>) -> u64 {
     let mut fingerprint = Fingerprint::new();
-    for source in sources {
-        fingerprint.part(source.text.as_bytes());
+    for text in texts {
+        fingerprint.part(text.as_bytes());
     }
     fingerprint.finish()
 }
@@ -169,7 +171,7 @@ impl<'a> Compiler<'a> {
         if let Some(name) = &text.tier_default {
             self.tier_default = self.tier_named(name);
         }
-        for name in &text.identities {
+        for name in text.identities.iter().chain(&text.log_attributes) {
             self.attribute(&name.value);
         }
     }

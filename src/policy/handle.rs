@@ -22,6 +22,8 @@ use super::values::Values;
 #[derive(Clone)]
 pub struct Handle {
     pub(super) number: u32,
+    /// The API's number in counts, from 0.
+    pub(super) api_number: u16,
     pub(super) layout: u64,
     pub(super) api: Box<str>,
     pub(super) class: Option<Box<str>>,
@@ -45,6 +47,8 @@ pub struct Handle {
     pub(super) tier_default: Option<u16>,
     pub(super) account: Option<AccountSlots>,
     pub(super) follows_calendar: bool,
+    /// Slots of what may be logged of a denied request.
+    pub(super) logged: Box<[u16]>,
     pub(super) answers: Arc<Answers>,
     /// What most classes come down to.
     pub(super) one: Option<One>,
@@ -188,6 +192,9 @@ pub enum Mode {
 }
 
 impl Mode {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Enforce, Self::Shadow, Self::Off];
+
     /// The word a policy uses for it.
     pub const fn name(self) -> &'static str {
         match self {
@@ -275,6 +282,14 @@ impl Limit {
         self.quota.kind()
     }
 
+    /// Its name with that of its window, if it has several: `plan.day`.
+    pub fn full_name(&self) -> String {
+        match &*self.window {
+            "" => self.name.to_string(),
+            window => format!("{}.{window}", self.name),
+        }
+    }
+
     /// What its verdict does.
     pub(super) fn effect(&self) -> Effect {
         match self.mode {
@@ -320,6 +335,12 @@ impl Handle {
     /// Its number within the policy, from 1.
     pub fn number(&self) -> u32 {
         self.number
+    }
+
+    /// The number of its API in counts, from 0.
+    #[inline]
+    pub fn api_number(&self) -> usize {
+        usize::from(self.api_number)
     }
 
     /// A hash of everything that a caller addresses by position: where it is the same, so are
@@ -381,9 +402,24 @@ impl Handle {
         self.follows_calendar
     }
 
+    /// Slots of the attributes that may be logged of a denied request.
+    pub fn logged(&self) -> impl Iterator<Item = usize> {
+        self.logged.iter().map(|slot| usize::from(*slot))
+    }
+
     /// The rules that come before all limits.
     pub fn rules(&self) -> &[Rule] {
         &self.rules
+    }
+
+    /// Attributes that stand for accounts; empty if none do.
+    pub fn identities(&self) -> impl Iterator<Item = &str> {
+        self.account.iter().flat_map(|slots| slots.identities.iter()).map(|(_, name)| &**name)
+    }
+
+    /// Names of the API's tiers.
+    pub fn tiers(&self) -> impl Iterator<Item = &str> {
+        self.tiers.iter().map(|tier| &*tier.name)
     }
 
     /// What to answer if nothing can be decided.

@@ -41,7 +41,7 @@ const PATH_SLOT: u16 = 1;
 
 impl Part {
     /// The value that this part has in the request; of an address, what it says.
-    fn value<'a>(&'a self, facts: &Facts<'a>) -> Result<&'a [u8], Bad> {
+    pub(super) fn value<'a>(&'a self, facts: &Facts<'a>) -> Result<&'a [u8], Bad> {
         let is_in = |set: SetId| Router::is_in(set, facts.matched);
         match self {
             Self::Slot(slot) | Self::Address { slot, .. } => {

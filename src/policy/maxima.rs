@@ -11,6 +11,9 @@ pub const LIMITS_MAX: usize = crate::engine::table::LIMITS_MAX - 1;
 /// Handles of a whole policy: one for each API and one for each of its classes.
 pub const HANDLES_MAX: usize = 1024;
 
+/// Numbers of handles that one instance gives, those of policies that it served before included.
+pub const HANDLE_NUMBERS_MAX: usize = 1 << 16;
+
 /// Bytes of a name: of an API, a class, a limit, an attribute, a meter.
 pub const NAME_BYTES_MAX: usize = 64;
 
@@ -29,6 +32,18 @@ pub const VALUES_MAX: usize = 8192;
 /// Rules of one API that deny or let pass.
 pub const RULES_MAX: usize = 1024;
 
+/// Identities on record.
+pub const IDENTITIES_MAX: usize = 1 << 20;
+
+/// Overrides at one time.
+pub const OVERRIDES_MAX: usize = 10_000;
+
+/// Counters that one override names, each window by itself, where it leaves parts of the key out.
+pub const OVERRIDE_COUNTERS_MAX: usize = 4096;
+
+/// Bytes of the reason of an override, and of who set it.
+pub const REASON_BYTES_MAX: usize = 256;
+
 /// Bytes of a text that a policy names, rendered; a longer one is cut.
 pub const TEXT_BYTES_MAX: usize = 1024;
 
@@ -45,7 +60,7 @@ pub const SLOTS_MAX: usize = 32;
 pub const HANDLE_LIMITS_MAX: usize = 512;
 
 /// Meters of one handle.
-pub const METERS_MAX: usize = 8;
+pub const METERS_MAX: usize = 16;
 
 /// Headers of one handle.
 pub const HEADERS_MAX: usize = 64;
@@ -74,5 +89,6 @@ pub const TEST_CHECKS_MAX: u64 = 1_000_000;
 const _: () = {
     assert!(KEY_ATTRIBUTES_MAX <= SLOTS_MAX);
     assert!(LIMITS_MAX < u16::MAX as usize);
+    assert!(HANDLES_MAX < u16::MAX as usize && HANDLES_MAX <= HANDLE_NUMBERS_MAX);
     assert!(CHARGES_MAX < u16::MAX as usize);
 };

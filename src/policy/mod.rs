@@ -56,6 +56,8 @@ mod overrides;
 
 mod resolve;
 
+mod explain;
+
 mod answer;
 
 mod script;
@@ -63,6 +65,8 @@ mod script;
 mod describe;
 
 mod diff;
+
+mod numbers;
 
 #[cfg(test)]
 mod examples;
@@ -72,11 +76,13 @@ pub use code::ErrorCode;
 pub use diff::{Change, Fate, diff};
 pub(crate) use error::did_you_mean;
 pub use error::{LoadError, LoadErrors};
+pub use explain::{Explained, Explanation, Taken, Use, moment_of, moment_text};
 pub use handle::{Handle, Limit, Mode, One, Rule, RuleEffect, Slot, SlotUse, Unavailable};
+pub use numbers::{Numbers, RunOut};
 pub use overrides::{Override, OverrideText, Overrides};
 pub use resolve::{Context, Found, Request, ResolveError, Resolved, Scratch};
 pub use script::{Failure, Test, TestOutcome, TestReport, render_report};
-pub use subject::{Account, Identities};
+pub use subject::{Account, Identities, Identity, TooMany};
 
 use crate::engine::command::LimitId;
 use crate::engine::key::Seed;
@@ -107,12 +113,17 @@ pub const BUILT_IN: Source<'static> =
 #[derive(Debug)]
 pub struct Policy {
     version: u64,
-    /// In the order of their numbers, which begin at 1: each API, followed by its classes.
+    /// By name: each API, followed by its classes.
     handles: Vec<Handle>,
-    /// In the order of their numbers, which begin at 1.
+    /// For each number from 1 the index of its handle; [`NO_PLACE`] where there is none.
+    places: Vec<u16>,
+    /// By name.
     limits: Vec<LimitInfo>,
     tests: Vec<Test>,
 }
+
+/// The place of a handle that is not there.
+const NO_PLACE: u16 = u16::MAX;
 
 /// A limit as the table and metrics know it, each window by itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -147,7 +158,12 @@ impl Policy {
         self.version
     }
 
-    /// Every handle, in the order of their numbers.
+    /// The version of a policy of these texts.
+    pub fn version_of<'a>(texts: impl IntoIterator<Item = &'a str>) -> u64 {
+        compile::version(texts)
+    }
+
+    /// Every handle: each API, followed by its classes.
     pub fn handles(&self) -> &[Handle] {
         &self.handles
     }
@@ -155,7 +171,17 @@ impl Policy {
     /// The handle of that number.
     #[inline]
     pub fn handle(&self, number: u32) -> Option<&Handle> {
-        self.handles.get((number as usize).checked_sub(1)?)
+        let place = *self.places.get((number as usize).checked_sub(1)?)?;
+        self.handles.get(usize::from(place))
+    }
+
+    /// Notes which handle has which number.
+    fn find_places(&mut self) {
+        let last = self.handles.iter().map(|handle| handle.number as usize).max();
+        self.places = vec![NO_PLACE; last.unwrap_or_default()];
+        for (index, handle) in self.handles.iter().enumerate() {
+            self.places[handle.number as usize - 1] = index as u16;
+        }
     }
 
     /// The handle of an API, or of one of its classes.
@@ -173,14 +199,14 @@ impl Policy {
         self.handles.iter().filter(move |handle| handle.api() == api).filter_map(Handle::class)
     }
 
-    /// Every limit, in the order of their numbers.
+    /// Every limit, by name.
     pub fn limits(&self) -> &[LimitInfo] {
         &self.limits
     }
 
     /// The limit of that number; `None` for inline limits, too.
     pub fn limit(&self, id: LimitId) -> Option<&LimitInfo> {
-        self.limits.get(usize::from(id.0).checked_sub(1)?)
+        self.limits.iter().find(|limit| limit.id == id)
     }
 
     /// The tests that the sources contain.

@@ -11,9 +11,9 @@ use crate::engine::time::UtcTime;
 use super::Policy;
 use super::address::{self, KEY_BYTES};
 use super::error::did_you_mean;
-use super::handle::{Limit, Mode};
+use super::handle::{Handle, Limit, Mode};
 use super::key::Part;
-use super::maxima::KEY_ATTRIBUTES_MAX;
+use super::maxima::{KEY_ATTRIBUTES_MAX, OVERRIDE_COUNTERS_MAX};
 use super::quota_text::QuotaText;
 
 /// One override as it is given, by names.
@@ -21,7 +21,7 @@ use super::quota_text::QuotaText;
 pub struct OverrideText<'a> {
     /// Name of the API.
     pub api: &'a str,
-    /// Name of a limit, or of one window of it: `plan.hour`.
+    /// Name of a limit, or of one window of it: `plan.hour`; `*` is all of the API.
     pub limit: &'a str,
     /// For whom: a value for each part of the limit's `per`, by its name there. Parts that the
     /// policy knows all values of, such as `route`, may be left out. `None` is everybody.
@@ -54,6 +54,8 @@ impl Override {
 /// Every override, by the numbers of one compiled policy.
 #[derive(Clone, Debug, Default)]
 pub struct Overrides {
+    /// One bit for each limit that any override is for.
+    touched: Vec<u64>,
     all: HashMap<u16, Override>,
     keyed: HashMap<(u16, Key), Override>,
 }
@@ -62,9 +64,6 @@ impl Overrides {
     /// The override of a limit for this key at this moment: the key's own before the one for all.
     #[inline]
     pub(super) fn find(&self, limit: LimitId, key: Key, now: UtcTime) -> Option<&Override> {
-        if self.all.is_empty() && self.keyed.is_empty() {
-            return None;
-        }
         let of_key = self.keyed.get(&(limit.0, key)).filter(|found| found.holds(now));
         of_key.or_else(|| self.all.get(&limit.0).filter(|found| found.holds(now)))
     }
@@ -77,7 +76,8 @@ impl Overrides {
     /// Whether any override is for this limit, so that its numbers depend on the key.
     #[inline]
     pub fn touches(&self, limit: LimitId) -> bool {
-        self.all.contains_key(&limit.0) || self.keyed.keys().any(|(known, _)| *known == limit.0)
+        let word = self.touched.get(usize::from(limit.0 / 64));
+        word.is_some_and(|word| word >> (limit.0 % 64) & 1 != 0)
     }
 
     /// Adds an override, by the names of `policy`. Returns how many counters' limits it replaces,
@@ -90,6 +90,9 @@ impl Overrides {
             let help = did_you_mean(text.api, policy.apis()).unwrap_or_default();
             return Err(format!("unknown API `{}`; {help}", text.api));
         };
+        if text.limit == EVERY {
+            return self.add_to_all(policy, handle, text);
+        }
         let (name, window) = match text.limit.split_once('.') {
             Some((name, window)) => (name, Some(window)),
             None => (text.limit, None),
@@ -115,6 +118,7 @@ impl Overrides {
                 continue;
             }
             let value = Override { quota, mode: text.mode, until: text.until };
+            self.touch(limit.id);
             if text.key.is_none() {
                 self.all.insert(limit.id.0, value);
                 count += 1;
@@ -130,7 +134,41 @@ impl Overrides {
         }
         if count == 0 { Err("the override changes nothing".to_owned()) } else { Ok(count) }
     }
+
+    /// Adds one for every limit of an API: numbers differ from limit to limit, so for everybody
+    /// and without them.
+    fn add_to_all(
+        &mut self,
+        policy: &Policy,
+        handle: &Handle,
+        text: &OverrideText<'_>,
+    ) -> Result<usize, String> {
+        if text.key.is_some() || text.quota.is_some_and(|quota| quota != UNLIMITED) {
+            let message = "of all limits together, allowed are off, shadow, enforce and unlimited \
+                           for `*`";
+            return Err(message.to_owned());
+        }
+        // One that is off is no part of what is to stop; it comes on by its own name only.
+        let on = handle.limits.iter().filter(|limit| limit.mode != Mode::Off);
+        let mut names: Vec<&str> = on.map(|limit| &*limit.name).collect();
+        names.dedup();
+        names.iter().map(|limit| self.add(policy, &OverrideText { limit, ..*text })).sum()
+    }
+
+    fn touch(&mut self, limit: LimitId) {
+        let word = usize::from(limit.0 / 64);
+        if self.touched.len() <= word {
+            self.touched.resize(word + 1, 0);
+        }
+        self.touched[word] |= 1 << (limit.0 % 64);
+    }
 }
+
+/// Stands for every limit of an API.
+const EVERY: &str = "*";
+
+/// The numbers of a limit that counts and never denies.
+const UNLIMITED: &str = "unlimited";
 
 /// For each window of a limit its new numbers, if the text has some for it.
 fn quotas(limits: &[&Limit], text: Option<&str>) -> Result<Vec<Option<Quota>>, String> {
@@ -190,6 +228,12 @@ fn values_of(limit: &Limit, key: &[(&str, &[u8])]) -> Result<Vec<Vec<Vec<u8>>>, 
                 return Err(format!("limit `{}` is per {by}, and `{name}` is missing", limit.name));
             }
         };
+        if all.len() * values.len() > OVERRIDE_COUNTERS_MAX {
+            return Err(format!(
+                "these are more than {OVERRIDE_COUNTERS_MAX} counters of limit `{}`; say `{name}`",
+                limit.name
+            ));
+        }
         all = all
             .iter()
             .flat_map(|front| {
@@ -280,8 +324,8 @@ plan = { per = ["account"], except = "/login", fixed.tier = { free = "5/min, 50/
             account: account.into(),
             tier: Some(tier.into()),
         };
-        identities.put("a", "api_key", b"k1", account("a1", "pro"));
-        identities.put("a", "session", b"s1", account("a1", "pro"));
+        identities.put("a", "api_key", b"k1", account("a1", "pro")).unwrap();
+        identities.put("a", "session", b"s1", account("a1", "pro")).unwrap();
         let context = Context { identities: Some(&identities), ..Context::default() };
         let of = |attributes: &[(&str, &str)]| charges(&policy, &context, "/z", attributes);
         let by_key = of(&[("api_key", "k1")]);
@@ -354,6 +398,39 @@ plan = { per = ["account"], except = "/login", fixed.tier = { free = "5/min, 50/
         assert_eq!(login[0].1.quota, Quota::bucket(1, Nanos::from_secs(60), 2).unwrap());
         assert_eq!(login[0].1.effect, Effect::Enforce);
         assert_eq!(of("/login", &[("ip", "192.0.2.2")])[0].1.effect, Effect::Shadow);
+    }
+
+    #[test]
+    fn all_limits_of_an_api_go_off_at_once_and_one_that_is_off_comes_on() {
+        let policy = policy();
+        let mut overrides = Overrides::default();
+        let all = OverrideText {
+            api: "a",
+            limit: "*",
+            key: None,
+            quota: None,
+            mode: Some(Mode::Off),
+            until: None,
+        };
+        assert_eq!(overrides.add(&policy, &all), Ok(4));
+        let context = Context { overrides: Some(&overrides), ..Context::default() };
+        let free = [("account", "a1"), ("tier", "free"), ("ip", "192.0.2.1")];
+        for path in ["/x", "/login", "/z"] {
+            assert!(charges(&policy, &context, path, &free).is_empty(), "{path}");
+        }
+        let numbered = OverrideText { quota: Some("1/min"), ..all };
+        assert!(overrides.add(&policy, &numbered).unwrap_err().contains("of all limits together"));
+
+        let text = POLICY.replace("bucket = \"9/min\"", "bucket = \"9/min\", mode = \"off\"");
+        let source = Source { name: "p", text: &text };
+        let policy = Policy::compile(&[source], &Seed::new([7; 16])).unwrap();
+        let mut overrides = Overrides::default();
+        let key: &[(&str, &[u8])] = &[("ip", b"192.0.2.1")];
+        let on = OverrideText { mode: Some(Mode::Enforce), ..for_key("login", key, "2/min") };
+        overrides.add(&policy, &on).unwrap();
+        let context = Context { overrides: Some(&overrides), ..Context::default() };
+        let of = |ip| numbers(&charges(&policy, &context, "/login", &[("ip", ip)]));
+        assert_eq!((of("192.0.2.1").as_str(), of("192.0.2.2").as_str()), ("login.=2", ""));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use super::code::ErrorCode;
 use super::error::{Errors, Span};
 use super::field::Field;
 use super::handle::{Mode, Unavailable};
-use super::maxima::LIST_ENTRIES_MAX;
+use super::maxima::{LIST_ENTRIES_MAX, SLOTS_MAX};
 use super::presets::Preset;
 use super::quota_text::{QuotaTerms, QuotaText};
 use super::route::Route;
@@ -37,6 +37,8 @@ pub(super) struct ApiText {
     pub(super) tier_default: Option<Text>,
     /// Attributes of which any one stands for an account.
     pub(super) identities: Vec<Text>,
+    /// Attributes that may be logged of a denied request.
+    pub(super) log_attributes: Vec<Text>,
     pub(super) classes: Vec<ClassText>,
     /// Those that deny, then those that let pass.
     pub(super) rules: Vec<RuleText>,
@@ -231,7 +233,7 @@ fn api(entry: &Entry, errors: &mut Errors) -> Option<ApiText> {
     check_name("API", &entry.key, errors);
     if entry.key.value == INLINE {
         let message = format!("`{INLINE}` is the name of limits that callers bring themselves");
-        errors.push(ErrorCode::Name, entry.key.span, message);
+        errors.push(ErrorCode::ReservedName, entry.key.span, message);
     }
     let mut keys = Keys::new(table(&entry.node, errors)?);
     let mut api = ApiText {
@@ -239,6 +241,7 @@ fn api(entry: &Entry, errors: &mut Errors) -> Option<ApiText> {
         tiers: Vec::new(),
         tier_default: None,
         identities: Vec::new(),
+        log_attributes: Vec::new(),
         classes: Vec::new(),
         rules: Vec::new(),
         limits: Vec::new(),
@@ -255,6 +258,9 @@ fn api(entry: &Entry, errors: &mut Errors) -> Option<ApiText> {
     }
     if let Some(entry) = keys.take("subject") {
         api.identities = identities(&entry.node, errors);
+    }
+    if let Some(entry) = keys.take("log_attrs") {
+        api.log_attributes = logged(&entry.node, errors);
     }
     if let Some(entry) = keys.take("class") {
         for entry in entries(&entry.node, errors) {
@@ -296,6 +302,23 @@ fn api(entry: &Entry, errors: &mut Errors) -> Option<ApiText> {
     Some(api)
 }
 
+/// Names of attributes, each once.
+fn logged(node: &Node, errors: &mut Errors) -> Vec<Text> {
+    let names = texts(node, errors);
+    too_many("attributes", names.len(), SLOTS_MAX, node.span, errors);
+    let mut known: Vec<Text> = Vec::new();
+    for name in names.iter().take(SLOTS_MAX) {
+        check_name("attribute", name, errors);
+        if known.iter().any(|before| before.value == name.value) {
+            let message = format!("attribute `{}` stands here twice", name.value);
+            errors.push(ErrorCode::Duplicate, name.span, message);
+        } else {
+            known.push((*name).clone());
+        }
+    }
+    known
+}
+
 /// A list of names, or a table of names with what people call them.
 fn tiers(node: &Node, errors: &mut Errors) -> Vec<TierText> {
     let mut tiers: Vec<TierText> = Vec::new();
@@ -328,7 +351,7 @@ fn tiers(node: &Node, errors: &mut Errors) -> Vec<TierText> {
     };
     too_many("tiers", count, LIST_ENTRIES_MAX, node.span, errors);
     if count == 0 {
-        errors.push(ErrorCode::Missing, node.span, "an API with tiers has at least one");
+        errors.push(ErrorCode::Empty, node.span, "an API with tiers has at least one");
     }
     tiers
 }
@@ -365,7 +388,7 @@ fn class(entry: &Entry, errors: &mut Errors) -> ClassText {
     let routes = texts(&entry.node, errors);
     if routes.is_empty() {
         errors.push(
-            ErrorCode::Missing,
+            ErrorCode::Empty,
             entry.key.span,
             format!("class `{}` is empty", entry.key.value),
         );
@@ -425,7 +448,7 @@ fn matches(node: &Node, errors: &mut Errors) -> Vec<MatchText> {
         _ => core::slice::from_ref(node),
     };
     if nodes.is_empty() {
-        errors.push(ErrorCode::Missing, node.span, "an empty list matches nothing");
+        errors.push(ErrorCode::Empty, node.span, "an empty list matches nothing");
     }
     too_many("entries", nodes.len(), LIST_ENTRIES_MAX, node.span, errors);
     let mut found = Vec::new();
@@ -446,7 +469,7 @@ fn matches(node: &Node, errors: &mut Errors) -> Vec<MatchText> {
 
 fn condition(node: &Node, table: &tree::Table, errors: &mut Errors) -> MatchText {
     if table.entries.is_empty() {
-        errors.push(ErrorCode::Missing, node.span, "a table without conditions");
+        errors.push(ErrorCode::Empty, node.span, "a table without conditions");
     }
     too_many("conditions", table.entries.len(), LIST_ENTRIES_MAX, node.span, errors);
     let mut all = Vec::new();

@@ -57,9 +57,9 @@ impl Context<'_> {
 /// Buffers that one thread reuses for all its requests.
 #[derive(Clone, Debug, Default)]
 pub struct Scratch {
-    path: Vec<u8>,
-    matched: Vec<u64>,
-    calendars: CalendarCache,
+    pub(super) path: Vec<u8>,
+    pub(super) matched: Vec<u64>,
+    pub(super) calendars: CalendarCache,
 }
 
 /// Where a request's charges and limits were appended.
@@ -296,24 +296,14 @@ impl Handle {
 
     /// What is known of the request before any limit is looked at.
     #[inline]
-    fn facts<'f>(
+    pub(super) fn facts<'f>(
         &'f self,
         request: &Request<'f>,
         context: &Context<'f>,
         path: &'f mut Vec<u8>,
         matched: &'f mut Vec<u64>,
     ) -> Result<Facts<'f>, ResolveError> {
-        let mut facts = Facts {
-            request: *request,
-            matched: self.known.bits(),
-            method: &[],
-            path: &[],
-            tier: None,
-            tier_name: None,
-            says_tier: false,
-            account_slot: None,
-            account: None,
-        };
+        let mut facts = self.unrouted(request);
         if let Some(router) = &self.router {
             let method = self.route_value(request, 0, VALUE_BYTES_MAX)?;
             facts.method = if method == b"HEAD" { b"GET" } else { method };
@@ -325,6 +315,32 @@ impl Handle {
             self.find_subject(request, context, &mut facts);
         }
         Ok(facts)
+    }
+
+    /// What is known of the subject of a request, without its route.
+    pub(super) fn subject_facts<'f>(
+        &'f self,
+        request: &Request<'f>,
+        context: &Context<'f>,
+    ) -> Facts<'f> {
+        let mut facts = self.unrouted(request);
+        self.find_subject(request, context, &mut facts);
+        facts
+    }
+
+    #[inline]
+    fn unrouted<'f>(&'f self, request: &Request<'f>) -> Facts<'f> {
+        Facts {
+            request: *request,
+            matched: self.known.bits(),
+            method: &[],
+            path: &[],
+            tier: None,
+            tier_name: None,
+            says_tier: false,
+            account_slot: None,
+            account: None,
+        }
     }
 
     /// Whose request it is: an account, by itself or by one of its identities, and its tier.
@@ -378,7 +394,7 @@ impl Handle {
 
     /// The rule that answers the request, if one does.
     #[inline]
-    fn rule_for(&self, facts: &Facts<'_>) -> Option<u16> {
+    pub(super) fn rule_for(&self, facts: &Facts<'_>) -> Option<u16> {
         let fits = |(when, unless): &(Option<super::matcher::Matcher>, super::matcher::Matcher)| {
             when.as_ref().is_none_or(|when| when.holds(facts)) && !unless.holds(facts)
         };
@@ -405,7 +421,7 @@ impl Handle {
 pub(super) const REQUESTS: &str = "requests";
 
 /// Why a limit has no charge for a request.
-enum Wrong {
+pub(super) enum Wrong {
     Value(Bad),
     Cost(u64),
 }
@@ -419,14 +435,18 @@ impl Limit {
     /// The charge for a request to which the limit applies; `None` if it is off, or if its tables
     /// have no value for the request.
     #[inline]
-    fn charge(
+    pub(super) fn charge(
         &self,
         facts: &Facts<'_>,
         context: &Context<'_>,
         calendars: &mut CalendarCache,
     ) -> Result<Option<Charge>, Wrong> {
+        let overrides = context.overrides.filter(|overrides| overrides.touches(self.id));
         if self.mode == Mode::Off {
-            return Ok(None);
+            let Some(overrides) = overrides else { return Ok(None) };
+            if !self.is_turned_on(overrides, facts, context.now) {
+                return Ok(None);
+            }
         }
         let bad_tier = |_| Wrong::Value(facts.bad_tier(self.tier_slot));
         let Some(Some(quota)) = self.quotas.find(facts).map_err(bad_tier)? else {
@@ -438,7 +458,7 @@ impl Limit {
             return Err(Wrong::Value(bad.unwrap_or((0, Found::Missing))));
         };
         let mut effect = self.effect();
-        if let Some(overrides) = context.overrides
+        if let Some(overrides) = overrides
             && let Some(found) = overrides.find(self.id, key, context.now)
         {
             quota = found.quota.unwrap_or(quota);
@@ -472,9 +492,17 @@ impl Limit {
         Ok(Some(Charge { key, quota, cost, limit: self.id, effect, on: self.charge_on }))
     }
 
+    /// Whether an override has the limit in force for this request, though the policy has it off.
+    #[cold]
+    fn is_turned_on(&self, overrides: &Overrides, facts: &Facts<'_>, now: UtcTime) -> bool {
+        let key = key::key(&self.space, &self.per, facts);
+        let found = key.and_then(|key| overrides.find(self.id, key, now));
+        found.is_some_and(|found| matches!(found.mode, Some(Mode::Enforce | Mode::Shadow)))
+    }
+
     /// Whether a request without one of the limit's values passes it by. A limit that decides
     /// nothing cannot make a request wrong.
-    fn lets_pass(&self, found: Found) -> bool {
+    pub(super) fn lets_pass(&self, found: Found) -> bool {
         self.mode == Mode::Shadow || (self.skip_missing && found == Found::Missing)
     }
 }

@@ -409,6 +409,11 @@ impl Router {
         router
     }
 
+    /// Words that hold one bit for each set.
+    pub(super) fn words(&self) -> usize {
+        self.words
+    }
+
     /// Whether a set is among those that a request matched.
     #[inline]
     pub(super) fn is_in(set: SetId, matched: &[u64]) -> bool {

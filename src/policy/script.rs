@@ -163,7 +163,7 @@ pub(super) fn compile(
             format!("APIs are {}", policy.apis().collect::<Vec<_>>().join(", "))
         });
         let message = format!("unknown API `{}`", text.api.value);
-        errors.push_with_help(ErrorCode::UnknownName, text.api.span, message, help);
+        errors.push_with_help(ErrorCode::UnknownApi, text.api.span, message, help);
         return None;
     };
     let source = sources.get(text.span.source as usize)?;
@@ -178,14 +178,20 @@ pub(super) fn compile(
                 [] => "the API says which do: `subject.account = [\"api_key\", …]`".to_owned(),
                 names => format!("identities are {}", names.join(", ")),
             };
-            errors.push_with_help(ErrorCode::UnknownName, identity.attribute.span, message, help);
+            errors.push_with_help(
+                ErrorCode::UnknownAttribute,
+                identity.attribute.span,
+                message,
+                help,
+            );
         }
         let account = Account {
             account: identity.account.as_str().into(),
             tier: identity.tier.as_deref().map(Box::from),
         };
         let (api, name) = (&text.api.value, &identity.attribute.value);
-        identities.put(api, name, identity.value.as_bytes(), account);
+        // A text is too short to name too many.
+        let _ = identities.put(api, name, identity.value.as_bytes(), account);
     }
     let mut permits: Vec<&str> = Vec::new();
     let mut steps = Vec::new();
@@ -195,7 +201,7 @@ pub(super) fn compile(
             ActionText::Release(permit) if !permits.contains(&permit.value.as_str()) => {
                 let message = format!("no step above is given a permit called `{}`", permit.value);
                 let help = "a step names what it is given: `permit = \"a\"`";
-                errors.push_with_help(ErrorCode::UnknownName, permit.span, message, help);
+                errors.push_with_help(ErrorCode::UnknownPermit, permit.span, message, help);
             }
             _ => {}
         }
@@ -297,7 +303,7 @@ fn add_cost(
         let span = meter.map_or(text.span, |meter| meter.span);
         let help = format!("meters are {}", handle.meters().join(", "));
         errors.push_with_help(
-            ErrorCode::UnknownName,
+            ErrorCode::UnknownMeter,
             span,
             format!("no limit reads the meter `{name}`"),
             help,
@@ -371,7 +377,7 @@ fn limit_of(text: &Text, handle: &Handle, errors: &mut Errors) -> Option<(String
         let help =
             did_you_mean(name, names()).unwrap_or_else(|| format!("limits are {}", all.join(", ")));
         errors.push_with_help(
-            ErrorCode::UnknownName,
+            ErrorCode::UnknownLimit,
             text.span,
             format!("unknown limit `{limit}`"),
             help,
@@ -427,7 +433,7 @@ fn compile_send(text: &Text, handle: &Handle, errors: &mut Errors) -> Option<Vec
                     format!("attributes are {}", known().collect::<Vec<_>>().join(", "))
                 });
                 let message = format!("no limit reads the attribute `{name}`");
-                errors.push_with_help(ErrorCode::UnknownName, place(name), message, help);
+                errors.push_with_help(ErrorCode::UnknownAttribute, place(name), message, help);
             }
         }
     }

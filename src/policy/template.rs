@@ -193,7 +193,7 @@ impl Template {
         for found in placeholders(&text.value) {
             let Some(inner) = found.inner else {
                 errors.push(
-                    ErrorCode::Template,
+                    ErrorCode::UnclosedPlaceholder,
                     text.span_of(found.range),
                     "`{` opens a placeholder that never ends",
                 );
@@ -206,7 +206,7 @@ impl Template {
                 Ok(placeholder) => {
                     if place == Place::JsonBare && !placeholder.is_number() {
                         errors.push_with_help(
-                            ErrorCode::Template,
+                            ErrorCode::UnquotedText,
                             text.span_of(found.range),
                             format!("`{{{inner}}}` is text, and stands outside quotes"),
                             format!("write \"{{{inner}}}\""),

@@ -2,8 +2,11 @@
 
 mod support;
 
+mod broken;
 mod cli;
 mod drain;
 mod media;
+mod operate;
+mod permits;
 mod policy;
 mod snapshot;

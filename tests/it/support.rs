@@ -28,6 +28,8 @@ pub(crate) struct Daemon {
     pub(crate) ready: String,
     /// Address of the binary protocol.
     pub(crate) address: SocketAddr,
+    /// Address of the admin door.
+    pub(crate) admin: SocketAddr,
 }
 
 /// The binary with these arguments, and nothing of the environment that it would heed.
@@ -49,8 +51,10 @@ impl Daemon {
     }
 
     pub(crate) fn start_with(arguments: &[&str]) -> Self {
-        let mut child = command(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
+        let mut child = command(["serve", "--listen", "127.0.0.1:0"])
             .args(arguments)
+            // So that arguments may say another.
+            .env("TOLLKEEPER_ADMIN", "127.0.0.1:0")
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -74,11 +78,15 @@ impl Daemon {
             .split_once(" binary ")
             .and_then(|(_, rest)| rest.split_whitespace().next())
             .and_then(|address| address.parse().ok());
-        let Some(address) = address else {
+        let admin = ready
+            .split_once("http://")
+            .and_then(|(_, rest)| rest.split_whitespace().next())
+            .and_then(|address| address.parse().ok());
+        let (Some(address), Some(admin)) = (address, admin) else {
             let _ = child.kill();
             panic!("no ready line: {ready:?}\n{}", log.join().unwrap_or_default());
         };
-        Self { child, _stdout: stdout, log: Some(log), logged, ready, address }
+        Self { child, _stdout: stdout, log: Some(log), logged, ready, address, admin }
     }
 
     /// `tollkeeper COMMAND ARGUMENTS --server` this one.
@@ -86,11 +94,16 @@ impl Daemon {
         run(command(arguments).args(["--server", &self.address.to_string()]))
     }
 
-    /// Waits for a line of the log.
-    pub(crate) fn wait_for_log(&self, words: &str) {
+    /// `tollkeeper COMMAND ARGUMENTS --admin` this one.
+    pub(crate) fn tell(&self, arguments: &[&str]) -> Output {
+        run(command(arguments).args(["--admin", &self.admin.to_string()]))
+    }
+
+    /// Waits for a line of the log and returns it.
+    pub(crate) fn wait_for_log(&self, words: &str) -> String {
         while let Ok(line) = self.logged.recv_timeout(PATIENCE) {
             if line.contains(words) {
-                return;
+                return line;
             }
         }
         panic!("the log never said {words:?}");
@@ -106,7 +119,8 @@ impl Daemon {
         self.signal("KILL");
     }
 
-    fn signal(&self, name: &str) {
+    /// Sends a signal.
+    pub(crate) fn signal(&self, name: &str) {
         let id = self.child.id().to_string();
         // The shell's own `kill`: there need not be a program of that name.
         let kill = Command::new("sh").args(["-c", "kill -$1 \"$0\"", &id, name]).status().unwrap();

@@ -21,11 +21,11 @@ pub(super) fn answer<F: FnMut() -> Now>(
     stamp: &mut Stamp<F>,
 ) -> Result<Report, Bad> {
     let handle = placed.handle;
-    let api = loaded.api_of_handle(handle.number());
+    let api = handle.api_number();
     let version = loaded.policy.version();
     let request = Request { values: &placed.values, costs: &placed.costs };
     desk.clear();
-    let resolved = match desk.resolve(pinned, handle, &request) {
+    let resolved = match desk.resolve(loaded, pinned, handle, &request) {
         Ok(resolved) => resolved,
         Err(error) => {
             let message = error.describe(handle).to_string();
@@ -46,6 +46,11 @@ pub(super) fn answer<F: FnMut() -> Now>(
     };
     match desk.decide(pinned, api, handle, &resolved, intent, stamp) {
         Ok(Answered::Decided(decision)) => {
+            if intent == Intent::Charge
+                && let Some(index) = desk.denial_due(&resolved, &decision)
+            {
+                desk.instance.journal.denied(handle, index, version, &request);
+            }
             let limits = &desk.limits[resolved.limits()];
             let found = Found { resolved: &resolved, limits, readings: &desk.readings };
             Ok(decided(handle, found, &request, &decision, version))

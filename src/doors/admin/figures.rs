@@ -19,6 +19,7 @@ use super::vitals::Vitals;
 pub(super) fn figures(instance: &Instance, vitals: &Vitals) -> Figures {
     let loaded = instance.policy.load();
     let usage = instance.table.usage();
+    let reloads = &instance.control.reloads;
     let limits = loaded.policy.limits().iter().map(|limit| {
         let name = match &*limit.window {
             "" => limit.name.to_string(),
@@ -34,8 +35,7 @@ pub(super) fn figures(instance: &Instance, vitals: &Vitals) -> Figures {
         deny: inline.deny,
         ..ApiFigures::default()
     };
-    let apis = loaded.apis.iter().enumerate();
-    let apis = apis.map(|(number, name)| of_api(instance, number, name));
+    let apis = loaded.apis().map(|(name, number)| of_api(instance, number, name));
     Figures {
         apis: apis.chain([inline_api]).collect(),
         limits: limits.chain([inline]).collect(),
@@ -48,6 +48,7 @@ pub(super) fn figures(instance: &Instance, vitals: &Vitals) -> Figures {
         connections_dropped: instance.cells.sum(|worker| &worker.connections_dropped),
         policy_version: version_text(loaded.policy.version()),
         policy_origin: loaded.origin.clone(),
+        policy_reloads: [reloads.succeeded(), reloads.failed()],
         policy_loaded_at_seconds: loaded.loaded_at.as_nanos() as f64 / 1e9,
         build_version: env!("CARGO_PKG_VERSION"),
         uptime_seconds: vitals.uptime(instance.clock.now().time).get() as f64 / 1e9,

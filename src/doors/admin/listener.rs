@@ -18,6 +18,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::doors::Instance;
 
+use super::access::Access;
 use super::routes::router;
 use super::vitals::Vitals;
 use super::{
@@ -44,11 +45,11 @@ impl Listener {
         address: SocketAddr,
         instance: Arc<Instance>,
         vitals: Arc<Vitals>,
+        access: Access,
     ) -> io::Result<Self> {
         let listener = TcpListener::bind(address)?;
         listener.set_nonblocking(true)?;
-        let router = router(instance, Arc::clone(&vitals), address.ip().is_loopback());
-        Ok(Self { listener, router, vitals })
+        Ok(Self { listener, router: router(instance, Arc::clone(&vitals), access), vitals })
     }
 
     /// The address taken, with the port that the system chose if none was given.

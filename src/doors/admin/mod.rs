@@ -8,6 +8,10 @@
 //! | `GET /v1/status` | [`Status`]: what `tollkeeper status` prints |
 //! | `POST /v1/snapshot` | takes a snapshot now; on loopback addresses only |
 //! | `POST /v1/check`, `/v1/peek` | a [`Report`](super::report::Report); 200 whether it allows or denies |
+//! | `POST /v1/explain` | an [`ExplainReport`]: each limit of a request, and why it applies or not |
+//! | `POST /v1/usage` | a [`UsageReport`]: what one subject has used of every limit |
+//! | `GET, POST /v1/overrides`, `POST /v1/overrides/clear` | [`OverrideReport`]s, and changes of them |
+//! | `GET, POST /v1/identities`, `POST /v1/identities/remove` | [`IdentityReport`]s, and changes of them |
 //!
 //! `request` and `answer` are pure: JSON to a request, a decision to a report. Every other
 //! error is `{"error": {"code", "message"}}` with a status of 4xx. Alone knows HTTP.
@@ -17,6 +21,12 @@ mod json;
 mod request;
 
 mod answer;
+
+mod explain;
+
+mod changes;
+
+mod access;
 
 mod vitals;
 
@@ -30,8 +40,11 @@ mod listener;
 
 use std::time::Duration;
 
+pub use access::{Access, TokenError};
+pub use changes::{IdentityReport, OverrideReport};
+pub use explain::{ExplainReport, LimitState, UsageReport};
 pub use listener::Listener;
-pub use status::{LimitStatus, PolicyStatus, Rate, Status, Used};
+pub use status::{LimitStatus, PolicyStatus, Rate, ReloadFailure, Status, Used};
 pub use vitals::Vitals;
 
 /// The most bytes of a request's body.

@@ -89,6 +89,49 @@ impl Asked {
         })
     }
 
+    /// Reads a body that names a subject: an API and attributes, and no route.
+    pub(super) fn parse_subject(body: &[u8]) -> Result<Self, Bad> {
+        let value = json::parse(body)
+            .map_err(|error| Bad::new("BAD_REQUEST", format!("the body is no JSON: {error}")))?;
+        let Value::Object(mut fields) = value else {
+            return Err(Bad::new("BAD_REQUEST", "the body is no object"));
+        };
+        if let Some(unknown) = fields.keys().find(|name| !["api", "attributes"].contains(&&***name))
+        {
+            let message =
+                format!("unknown field `{}`, allowed are api, attributes", shown(unknown));
+            return Err(Bad::new("BAD_REQUEST", message));
+        }
+        let Some(api) = text(&mut fields, "api")? else {
+            let message = "field `api` is missing, allowed is the name of an API";
+            return Err(Bad::new("BAD_REQUEST", message));
+        };
+        let (method, path) = (String::new(), String::new());
+        Ok(Self {
+            api,
+            target: Target::Route { method, path },
+            attributes: attributes(fields.remove("attributes"))?,
+            costs: Vec::new(),
+        })
+    }
+
+    /// The first attribute that no limit of the handle reads, and what there is instead: people
+    /// mistype, where gateways send all that they have.
+    pub(super) fn check_attributes(&self, handle: &Handle) -> Result<(), Bad> {
+        let slots = || handle.slots().iter().filter(|slot| slot.slot_use != SlotUse::Route);
+        let known = |name: &str| slots().any(|slot| *slot.name == *name);
+        let Some((name, _)) = self.attributes.iter().find(|(name, _)| !known(name)) else {
+            return Ok(());
+        };
+        let names = || slots().map(|slot| &*slot.name);
+        let help = crate::policy::did_you_mean(name, names());
+        let help = help.map_or(String::new(), |help| format!("; {help}"));
+        let (name, names) = (shown(name), list(names()));
+        let message =
+            format!("no limit reads the attribute `{name}`{help} (attributes are {names})");
+        Err(Bad::new("BAD_ATTRIBUTE", message))
+    }
+
     /// Finds the handle, and puts values and costs where it expects them. Attributes that it does
     /// not know are left out: a gateway may send all that it has.
     pub(super) fn place<'a>(&'a self, policy: &'a Policy) -> Result<Placed<'a>, Bad> {

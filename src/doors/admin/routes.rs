@@ -17,12 +17,15 @@ use serde_json::json;
 use tokio::time::timeout;
 
 use crate::doors::report::ErrorReport;
-use crate::doors::{Desk, Instance, Intent};
+use crate::doors::{Desk, Failure, Instance, Intent};
 use crate::engine::table::Stamp;
 use crate::metrics::cells::Protocol;
 use crate::metrics::export;
 
+use super::access::{Access, Refusal};
 use super::answer::answer;
+use super::changes::{self, IdentityAsked, OverrideReport, Which};
+use super::explain::{explain, usage};
 use super::figures::figures;
 use super::request::{Asked, Bad};
 use super::status::Status;
@@ -30,7 +33,9 @@ use super::vitals::Vitals;
 use super::{BODY_BYTES_MAX, BODY_TIME_MAX};
 
 /// The paths, for whoever asks for another.
-const PATHS: &str = "/metrics, /livez, /readyz, /healthz, /healthcheck, /v1/status, /v1/check, /v1/peek, /v1/snapshot";
+const PATHS: &str = "/metrics, /livez, /readyz, /healthz, /healthcheck, /v1/status, /v1/check, /v1/peek, /v1/snapshot, \
+     /v1/explain, /v1/usage, /v1/overrides, /v1/overrides/clear, /v1/identities, \
+     /v1/identities/remove";
 
 /// What all handlers share.
 pub(super) struct Admin {
@@ -38,15 +43,14 @@ pub(super) struct Admin {
     vitals: Arc<Vitals>,
     /// The door's one desk: each has cells of its own, which are never given back.
     desk: Mutex<Desk>,
-    /// Whether only this machine reaches the door.
-    is_loopback: bool,
+    access: Access,
 }
 
 type Shared = State<Arc<Admin>>;
 
-pub(super) fn router(instance: Arc<Instance>, vitals: Arc<Vitals>, is_loopback: bool) -> Router {
+pub(super) fn router(instance: Arc<Instance>, vitals: Arc<Vitals>, access: Access) -> Router {
     let desk = Mutex::new(Desk::of(Protocol::Admin, Arc::clone(&instance)));
-    let admin = Arc::new(Admin { instance, vitals, desk, is_loopback });
+    let admin = Arc::new(Admin { instance, vitals, desk, access });
     Router::new()
         .route("/metrics", get(metrics))
         .route("/livez", get(live))
@@ -56,6 +60,12 @@ pub(super) fn router(instance: Arc<Instance>, vitals: Arc<Vitals>, is_loopback: 
         .route("/v1/status", get(status))
         .route("/v1/check", post(check))
         .route("/v1/peek", post(peek))
+        .route("/v1/explain", post(explain_request))
+        .route("/v1/usage", post(subject_usage))
+        .route("/v1/overrides", get(list_overrides).post(set_override))
+        .route("/v1/overrides/clear", post(clear_override))
+        .route("/v1/identities", get(list_identities).post(put_identity))
+        .route("/v1/identities/remove", post(remove_identity))
         .route("/v1/snapshot", post(snapshot))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
@@ -135,13 +145,10 @@ async fn peek(State(admin): Shared, request: Request) -> Result<Response, Refuse
     ask(&admin, request, Intent::Peek).await
 }
 
-/// Changes things, so it needs JSON as checks do, and an address that only this machine reaches.
+/// Changes what is on disk, so it is for those who may change things.
 async fn snapshot(State(admin): Shared, request: Request) -> Result<Response, Refused> {
+    may_change(&admin, request.headers())?;
     expects_json(request.headers())?;
-    if !admin.is_loopback {
-        let message = "snapshots are asked for on a loopback address only".to_owned();
-        return Err(Refused::new(StatusCode::FORBIDDEN, "FORBIDDEN", message));
-    }
     let Some(ask) = admin.instance.snapshots.get() else {
         let message = "there is no data directory; `serve --data DIR` gives one".to_owned();
         return Err(Refused::new(StatusCode::CONFLICT, "NO_DATA", message));
@@ -177,6 +184,141 @@ fn decide(admin: &Admin, asked: &Asked, intent: Intent) -> Result<Response, Bad>
     drop(pinned);
     desk.cells.duration(instance.clock.now().time.since(began_at).get(), 1);
     Ok(json_response(StatusCode::OK, &report))
+}
+
+async fn explain_request(State(admin): Shared, request: Request) -> Result<Response, Refused> {
+    expects_json(request.headers())?;
+    let body = read_body(request).await?;
+    let asked = Asked::parse(&body)?;
+    let mut desk = admin.desk.lock().unwrap_or_else(PoisonError::into_inner);
+    let instance = &admin.instance;
+    let loaded = instance.policy.load();
+    let placed = asked.place(&loaded.policy)?;
+    asked.check_attributes(placed.handle)?;
+    let mut stamp = Stamp::new(|| instance.clock.now());
+    let pinned = instance.table.pin();
+    let report = explain(&mut desk, &loaded, &pinned, &placed, &mut stamp)?;
+    Ok(json_response(StatusCode::OK, &report))
+}
+
+async fn subject_usage(State(admin): Shared, request: Request) -> Result<Response, Refused> {
+    expects_json(request.headers())?;
+    let body = read_body(request).await?;
+    let asked = Asked::parse_subject(&body)?;
+    let mut desk = admin.desk.lock().unwrap_or_else(PoisonError::into_inner);
+    let instance = &admin.instance;
+    let loaded = instance.policy.load();
+    let placed = asked.place(&loaded.policy)?;
+    asked.check_attributes(placed.handle)?;
+    let mut stamp = Stamp::new(|| instance.clock.now());
+    let pinned = instance.table.pin();
+    let (handle, values) = (placed.handle, &placed.values);
+    let report = usage(&mut desk, &loaded, &pinned, handle, values, &mut stamp);
+    Ok(json_response(StatusCode::OK, &report))
+}
+
+async fn list_overrides(State(admin): Shared) -> Response {
+    let overrides = admin.instance.overrides().into_iter().map(OverrideReport::from);
+    let overrides: Vec<OverrideReport> = overrides.collect();
+    json_response(StatusCode::OK, &json!({ "overrides": overrides }))
+}
+
+/// The body of a request that changes something, if it may.
+async fn change(admin: &Admin, request: Request) -> Result<Bytes, Refused> {
+    may_change(admin, request.headers())?;
+    expects_json(request.headers())?;
+    read_body(request).await
+}
+
+fn may_change(admin: &Admin, headers: &HeaderMap) -> Result<(), Refused> {
+    let authorization = headers.get(header::AUTHORIZATION);
+    match admin.access.check(authorization.map(|value| value.as_bytes())) {
+        Ok(()) => Ok(()),
+        Err(Refusal::NoToken) => {
+            let message = "this address is not a loopback one, so changes need a token: start the \
+                           daemon with --admin-token-file";
+            Err(Refused::new(StatusCode::FORBIDDEN, "FORBIDDEN", message.to_owned()))
+        }
+        Err(Refusal::WrongToken) => {
+            let message = "changes need the token of the daemon's --admin-token-file, as in \
+                           `Authorization: Bearer TOKEN`";
+            let (status, code) = (StatusCode::UNAUTHORIZED, "UNAUTHENTICATED");
+            Err(Refused::new(status, code, message.to_owned()))
+        }
+    }
+}
+
+async fn set_override(State(admin): Shared, request: Request) -> Result<Response, Refused> {
+    let body = change(&admin, request).await?;
+    let record = changes::set(&body, admin.instance.clock.now().utc)?;
+    let counters = admin.instance.set_override(record)?;
+    Ok(json_response(StatusCode::OK, &json!({ "counters": counters })))
+}
+
+async fn clear_override(State(admin): Shared, request: Request) -> Result<Response, Refused> {
+    let body = change(&admin, request).await?;
+    let Which { api, limit, key, who } = changes::clear(&body)?;
+    let cleared = admin.instance.clear_override(&api, &limit, key.as_deref(), &who);
+    Ok(json_response(StatusCode::OK, &json!({ "cleared": cleared })))
+}
+
+/// `?api=`, `?attribute=` and `?value=` pick some.
+async fn list_identities(State(admin): Shared, uri: Uri) -> Response {
+    let query = |wanted: &str| {
+        let pairs = uri.query().unwrap_or_default().split('&');
+        let found = pairs.filter_map(|pair| pair.split_once('=')).find(|(name, _)| *name == wanted);
+        found.map(|(_, value)| unescaped(value))
+    };
+    let (api, attribute, value) = (query("api"), query("attribute"), query("value"));
+    let is = |wanted: &Option<Vec<u8>>, found: &[u8]| wanted.as_ref().is_none_or(|w| w == found);
+    let (identities, all) = changes::identities(&admin.instance, &|identity| {
+        is(&api, identity.api.as_bytes())
+            && is(&attribute, identity.attribute.as_bytes())
+            && is(&value, &identity.value)
+    });
+    json_response(StatusCode::OK, &json!({ "identities": identities, "all": all }))
+}
+
+/// A value of a query, its `%XX` read.
+fn unescaped(text: &str) -> Vec<u8> {
+    let digit = |byte: &u8| char::from(*byte).to_digit(16).map(|digit| digit as u8);
+    let mut rest = text.as_bytes();
+    let mut out = Vec::new();
+    while let [byte, after @ ..] = rest {
+        rest = after;
+        out.push(match (byte, after) {
+            (b'%', [high, low, after @ ..]) => match (digit(high), digit(low)) {
+                (Some(high), Some(low)) => {
+                    rest = after;
+                    high << 4 | low
+                }
+                _ => b'%',
+            },
+            (b'+', _) => b' ',
+            _ => *byte,
+        });
+    }
+    out
+}
+
+async fn put_identity(State(admin): Shared, request: Request) -> Result<Response, Refused> {
+    let body = change(&admin, request).await?;
+    let asked = changes::identity(&body, &admin.instance.policy.load().policy, true)?;
+    let IdentityAsked { api, attribute, value, account } = asked;
+    let Some(account) = account else {
+        return Err(Bad::new("BAD_REQUEST", "field `account` is missing").into());
+    };
+    let before = admin.instance.put_identity(&api, &attribute, &value, account)?;
+    let before = before.map(|before| json!({ "account": before.account, "tier": before.tier }));
+    Ok(json_response(StatusCode::OK, &json!({ "api": api, "before": before })))
+}
+
+async fn remove_identity(State(admin): Shared, request: Request) -> Result<Response, Refused> {
+    let body = change(&admin, request).await?;
+    let asked = changes::identity(&body, &admin.instance.policy.load().policy, false)?;
+    let removed = admin.instance.remove_identity(&asked.api, &asked.attribute, &asked.value);
+    let removed = removed.map(|was| json!({ "account": was.account, "tier": was.tier }));
+    Ok(json_response(StatusCode::OK, &json!({ "api": asked.api, "removed": removed })))
 }
 
 /// A page in a browser may send a form to any address, but JSON only where it is let to: without
@@ -225,10 +367,17 @@ async fn not_found(uri: Uri) -> Refused {
 }
 
 async fn method_not_allowed(request: Request) -> Refused {
-    let path = request.uri().path();
-    let asks = ["/check", "/peek", "/snapshot"].iter().any(|post| path.ends_with(post));
+    const ASKS: [&str; 7] =
+        ["/snapshot", "/check", "/peek", "/explain", "/usage", "/clear", "/remove"];
+    const BOTH: [&str; 2] = ["/overrides", "/identities"];
+    let ends = |words: &[&str]| words.iter().any(|word| request.uri().path().ends_with(word));
+    let (asks, both) = (ends(&ASKS), ends(&BOTH));
     let (method, path) = (clip(request.method().as_str()), clip(request.uri().path()));
-    let allowed = if asks { "POST" } else { "GET" };
+    let allowed = match (asks, both) {
+        (true, _) => "POST",
+        (_, true) => "GET, POST",
+        _ => "GET",
+    };
     let message = format!("method {method} on `{path}`, allowed is {allowed}");
     Refused::new(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", message)
 }
@@ -252,6 +401,15 @@ impl Refused {
 impl From<Bad> for Refused {
     fn from(Bad(error): Bad) -> Self {
         Self { status: StatusCode::BAD_REQUEST, error }
+    }
+}
+
+impl From<Failure> for Refused {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Wrong(message) => Self::new(StatusCode::BAD_REQUEST, "BAD_REQUEST", message),
+            Failure::TooMany(message) => Self::new(StatusCode::CONFLICT, "TOO_MANY_ITEMS", message),
+        }
     }
 }
 

@@ -46,6 +46,25 @@ pub struct PolicyStatus {
     pub version: String,
     /// Since it was loaded.
     pub age_seconds: f64,
+    /// Policies that took the place of another since the start.
+    pub reloads: u64,
+    /// Policies that did not, because something was wrong with them.
+    pub failed_reloads: u64,
+    /// Why the last policy that was read is not in force.
+    pub last_error: Option<ReloadFailure>,
+    /// Overrides that have not ended.
+    pub overrides: u64,
+    /// Identities on record.
+    pub identities: u64,
+}
+
+/// A policy that was read and is not in force.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ReloadFailure {
+    /// What is wrong with it: `file:line:column: message`.
+    pub message: String,
+    /// Since it was found so.
+    pub age_seconds: f64,
 }
 
 /// One limit.
@@ -91,6 +110,7 @@ impl Status {
     pub(super) fn of(instance: &Instance, vitals: &Vitals) -> Self {
         let loaded = instance.policy.load();
         let usage = instance.table.usage();
+        let reloads = &instance.control.reloads;
         let now = instance.clock.now();
         let share = keys_share(usage.keys_max);
         let [checks, denials] = vitals.rates(Sample::take(instance));
@@ -112,8 +132,16 @@ impl Status {
                 origin: loaded.origin.clone(),
                 version: version_text(loaded.policy.version()),
                 age_seconds: (now.utc - loaded.loaded_at).get() as f64 / 1e9,
+                reloads: reloads.succeeded(),
+                failed_reloads: reloads.failed(),
+                last_error: reloads.last_failure().map(|(message, at)| ReloadFailure {
+                    message,
+                    age_seconds: (now.utc - at).get() as f64 / 1e9,
+                }),
+                overrides: instance.overrides().len() as u64,
+                identities: loaded.identities.count() as u64,
             },
-            apis: loaded.apis.clone(),
+            apis: loaded.policy.apis().map(str::to_owned).collect(),
             limits: limits.collect(),
             inline_keys: Used { now: instance.table.keys_of(LimitId::INLINE), max: share },
             keys: Used { now: usage.keys, max: usage.keys_max },

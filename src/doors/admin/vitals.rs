@@ -73,10 +73,8 @@ impl Sample {
     /// The totals now. The checks of inline limits are counted with their limits, all others with
     /// their APIs.
     pub(super) fn take(instance: &Instance) -> Self {
-        let loaded = instance.policy.load();
         let cells = &instance.cells;
-        let of_all =
-            |outcome| -> u64 { (0..loaded.apis.len()).map(|api| cells.checks(api, outcome)).sum() };
+        let of_all = |outcome| cells.checks_of_all(outcome);
         let inline = LimitId::INLINE.0;
         let inline_allow = cells.sum(|worker| &worker.limit(inline).allow);
         let inline_deny = cells.sum(|worker| &worker.limit(inline).deny);

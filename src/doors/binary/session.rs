@@ -636,7 +636,7 @@ impl<F: FnMut() -> Now> Work<'_, '_, F> {
         allowed(Op::CHECK).ok()?;
         let check = Check::plain(message, request::Intent::Charge)?;
         let handle = self.loaded.policy.handle(check.handle)?;
-        let one = handle.one()?;
+        let one = handle.one().filter(|_| !self.loaded.is_overridden(check.handle))?;
         let known = check.values.presence() >> handle.slots().len() == 0;
         if handle.layout() != check.layout || !known {
             return None;
@@ -753,10 +753,10 @@ impl<F: FnMut() -> Now> Work<'_, '_, F> {
             &costs[..max]
         };
         let resolved = with_values(&check.values, slots, |values| {
-            self.desk.resolve(self.pinned, handle, &policy::Request { values, costs })
+            self.desk.resolve(self.loaded, self.pinned, handle, &policy::Request { values, costs })
         });
         resolved.map_err(|error| {
-            self.desk.count_error(self.loaded.api_of_handle(handle.number()));
+            self.desk.count_error(handle.api_number());
             Wrong::Problem(handle.number(), Problem::Resolve(error))
         })
     }
@@ -792,13 +792,19 @@ impl<F: FnMut() -> Now> Work<'_, '_, F> {
     #[inline]
     fn answer_one(&mut self, asked: &Asked, out: &mut Vec<u8>) -> bool {
         let What::One { number, key } = asked.what else { return false };
-        let Some(one) = self.loaded.policy.handle(number).and_then(Handle::one) else {
-            return false;
-        };
+        let Some(handle) = self.loaded.policy.handle(number) else { return false };
+        let Some(one) = handle.one() else { return false };
         let charge = Charge::new(key, one.quota, one.cost, one.limit);
-        let api = self.loaded.api_of_handle(number);
+        let api = handle.api_number();
         let decided = self.desk.decide_one(self.pinned, api, &charge, self.stamp);
         let Some(reading) = decided else { return false };
+        if !reading.fits {
+            let journal = &self.desk.instance.journal;
+            if journal.is_denial_due(one.limit, self.stamp.now().time) {
+                let version = self.loaded.policy.version();
+                journal.denied(handle, one.limit_index, version, &policy::Request::default());
+            }
+        }
         let answer = Terse {
             decision: if reading.fits { WireDecision::Allow } else { WireDecision::Deny },
             unmatched: false,
@@ -889,7 +895,7 @@ impl<F: FnMut() -> Now> Work<'_, '_, F> {
                 let Some(handle) = self.loaded.policy.handle(number) else {
                     return Err(Wrong::UnknownHandle(number));
                 };
-                let api = self.loaded.api_of_handle(number);
+                let api = handle.api_number();
                 let (pinned, stamp) = (self.pinned, &mut *self.stamp);
                 self.desk
                     .decide(pinned, api, handle, resolved, order.intent, stamp)
@@ -915,7 +921,14 @@ impl<F: FnMut() -> Now> Work<'_, '_, F> {
     ) {
         let Of::Handle { ref resolved, .. } = order.of else { return };
         let permit = match answered {
-            Answered::Decided(decision) => self.permit(order, decision),
+            Answered::Decided(decision) => {
+                if order.intent == Intent::Charge
+                    && let Some(index) = self.desk.denial_due(resolved, decision)
+                {
+                    self.tell_of_denial(op, order, index);
+                }
+                self.permit(order, decision)
+            }
             Answered::FailedOpen(_) => None,
         };
         let version = self.loaded.policy.version();
@@ -939,6 +952,31 @@ impl<F: FnMut() -> Now> Work<'_, '_, F> {
             return reply(&Answer { permit, ..terse.into() });
         }
         self.answer_at_length(op, order, answered, (terse, permit), reply);
+    }
+
+    /// Hands over a denial to be logged, with what the policy lets be logged of the request.
+    #[cold]
+    fn tell_of_denial(&self, op: Op, order: &Order, index: u16) {
+        let Of::Handle { number, body_at, body_bytes, .. } = order.of else { return };
+        let Some(handle) = self.loaded.policy.handle(number) else { return };
+        let version = self.loaded.policy.version();
+        let journal = &self.desk.instance.journal;
+        let message = self.message_of(op, order, body_at, body_bytes);
+        match Check::decode(&message, request::Intent::Peek) {
+            Ok(check) => with_values(&check.values, handle.slots().len(), |values| {
+                journal.denied(handle, index, version, &policy::Request { values, costs: &[] });
+            }),
+            // Of one that was resolved in a shorter way, whose handle logs nothing of it.
+            Err(_) => journal.denied(handle, index, version, &policy::Request::default()),
+        }
+    }
+
+    /// A check by handle as it came.
+    fn message_of(&self, op: Op, order: &Order, body_at: u32, body_bytes: u32) -> Message<'_> {
+        let (from, to) = (body_at as usize, (body_at + body_bytes) as usize);
+        let deadline = Flags::DEADLINE.only_if(order.deadline_nanos.is_some());
+        let flags = order.form.to_flags().union(deadline);
+        Message { op, flags, body: &self.input[from..to], offset: 0 }
     }
 
     /// An answer with numbers, rendered, or both.

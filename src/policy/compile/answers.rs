@@ -200,7 +200,7 @@ fn check_key(key: &Text, codes: &[&str], names: &Names<'_>, errors: &mut Errors)
         "a key is a limit, LIMIT.WINDOW, a window, the code of a rule, or \"*\"".to_owned()
     });
     errors.push_with_help(
-        ErrorCode::UnknownName,
+        ErrorCode::UnknownLimit,
         key.span,
         format!("nothing is called `{name}` that denies"),
         help,
@@ -229,11 +229,11 @@ fn feed(text: &Text, names: &Names<'_>, errors: &mut Errors) -> Option<Feed> {
     match limit_named(limit, window, names) {
         Ok(limit) => Some(Feed::Limit(limit)),
         Err((message, Some(help))) => {
-            errors.push_with_help(ErrorCode::UnknownName, text.span, message, help);
+            errors.push_with_help(ErrorCode::UnknownLimit, text.span, message, help);
             None
         }
         Err((message, None)) => {
-            errors.push(ErrorCode::UnknownName, text.span, message);
+            errors.push(ErrorCode::UnknownLimit, text.span, message);
             None
         }
     }

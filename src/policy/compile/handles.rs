@@ -112,9 +112,14 @@ impl Compiler<'_> {
         let one = class.filter(|_| !routes && !ruled).and_then(|_| One::of(&flat));
         let router = routes.then(|| Router::new(self.routes.len(), self.routes.routes()));
         let one = one.filter(|one| account.as_ref().is_none_or(|of| of.account != one.slot));
+        let logged: Box<[u16]> =
+            text.log_attributes.iter().filter_map(|name| attribute(&name.value)).collect();
+        // What is logged of a denied request is in its frame, which such a check leaves behind.
+        let one = one.filter(|_| logged.is_empty());
         let follows_calendar = flat.iter().any(|limit| limit.calendar.is_some());
         let mut handle = Handle {
             number: 0,
+            api_number: 0,
             layout: 0,
             api: text.name.value.as_str().into(),
             class: class.map(|class| self.classes[usize::from(class)].into()),
@@ -133,6 +138,7 @@ impl Compiler<'_> {
             tier_default: self.tier_default,
             account,
             follows_calendar,
+            logged,
             one,
             answers: answers.clone(),
             attribute_slots: attribute_slots.into(),
@@ -201,7 +207,11 @@ impl Compiler<'_> {
                 slots.push(Slot { name: name.into(), slot_use: SlotUse::Route, required: true });
             }
         }
-        let shown: Vec<u16> = answers.attributes().collect();
+        let logged = self.text.log_attributes.iter().filter_map(|name| {
+            let place = self.attributes.iter().position(|known| *known == name.value)?;
+            Some(place as u16)
+        });
+        let shown: Vec<u16> = answers.attributes().chain(logged).collect();
         let selects: Vec<u16> = limits
             .iter()
             .flat_map(|of| selecting(&of.limit))

@@ -126,7 +126,7 @@ impl<'a> Compiler<'a> {
         if only_classes && on.sets.ids().all(|set| except.sets.has(set)) {
             let message = format!("no request can reach limit `{}`", text.name.value);
             let help = "`except` takes away all that `on` gives";
-            self.errors.push_with_help(ErrorCode::Unreachable, text.name.span, message, help);
+            self.errors.push_with_help(ErrorCode::UnreachableLimit, text.name.span, message, help);
         }
     }
 
@@ -158,7 +158,7 @@ impl<'a> Compiler<'a> {
             if prefix.is_none() {
                 let help = "as in \"ip/64\": of IPv6 the first 64 bits, IPv4 whole";
                 let message = format!("`{}` is no key of addresses", part.value);
-                self.errors.push_with_help(ErrorCode::Key, part.span, message, help);
+                self.errors.push_with_help(ErrorCode::AddressKey, part.span, message, help);
             }
             return Some(Part::Address { slot: self.attribute(name), prefix: prefix? });
         }
@@ -172,7 +172,7 @@ impl<'a> Compiler<'a> {
                 if self.tiers.is_empty() {
                     let help = "name them: `tiers = [\"free\", …]`";
                     self.errors.push_with_help(
-                        ErrorCode::UnknownName,
+                        ErrorCode::UnknownTier,
                         part.span,
                         "the API has no tiers",
                         help,
@@ -220,14 +220,14 @@ impl<'a> Compiler<'a> {
                 None => {
                     let message = format!("route `{name}` has no segment `:{segment}`");
                     let help = "`per` takes a segment that every route of the limit has";
-                    self.errors.push_with_help(ErrorCode::Key, part.span, message, help);
+                    self.errors.push_with_help(ErrorCode::Segment, part.span, message, help);
                     return None;
                 }
             }
         }
         if places.is_empty() {
             let message = format!("`:{segment}` in `per`, and the limit has no routes");
-            self.errors.push(ErrorCode::Key, part.span, message);
+            self.errors.push(ErrorCode::Segment, part.span, message);
             return None;
         }
         let with_spans: Vec<_> =
@@ -354,7 +354,7 @@ impl<'a> Compiler<'a> {
                             .to_owned()
                     });
                     let message = format!("unknown time zone `{zone_name}`");
-                    self.errors.push_with_help(ErrorCode::UnknownName, span, message, help);
+                    self.errors.push_with_help(ErrorCode::UnknownZone, span, message, help);
                     return None;
                 }
             },

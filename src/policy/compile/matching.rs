@@ -60,7 +60,7 @@ impl<'a> Compiler<'a> {
                     for value in values.iter().filter(|value| value.value == "HEAD") {
                         let help = "write `GET`; it matches both";
                         self.errors.push_with_help(
-                            ErrorCode::Route,
+                            ErrorCode::HeadMethod,
                             value.span,
                             "`HEAD` counts as `GET`",
                             help,
@@ -86,7 +86,7 @@ impl<'a> Compiler<'a> {
             }
         });
         self.errors.push_with_help(
-            ErrorCode::UnknownName,
+            ErrorCode::UnknownClass,
             name.span,
             format!("unknown class `{}`", name.value),
             help,
@@ -105,7 +105,7 @@ impl<'a> Compiler<'a> {
                 }
             });
             self.errors.push_with_help(
-                ErrorCode::UnknownName,
+                ErrorCode::UnknownTier,
                 name.span,
                 format!("unknown tier `{}`", name.value),
                 help,

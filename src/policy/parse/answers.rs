@@ -123,7 +123,7 @@ fn single_headers(entry: Option<&Entry>, errors: &mut Errors) -> Vec<HeaderText>
             |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
         if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.bytes().all(of_token) {
             errors.push(
-                ErrorCode::Name,
+                ErrorCode::HeaderName,
                 entry.key.span,
                 format!("`{name}` is no name of a header"),
             );

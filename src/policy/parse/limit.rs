@@ -32,7 +32,7 @@ pub(super) fn limit(entry: &Entry, errors: &mut Errors) -> Option<LimitText> {
     check_name("limit", name, errors);
     if NOT_FOR_LIMITS.contains(&name.value.as_str()) {
         let message = format!("`{}` cannot name a limit: templates use it", name.value);
-        errors.push(ErrorCode::Name, name.span, message);
+        errors.push(ErrorCode::ReservedName, name.span, message);
     }
     let mut keys = Keys::new(table(&entry.node, errors)?);
     let on = keys.take("on").map(|entry| matches(&entry.node, errors));
@@ -173,7 +173,7 @@ fn kind<'t>(name: &Text, keys: &mut Keys<'t>, errors: &mut Errors) -> Option<(Ki
         [_, (_, second), ..] => {
             let message = format!("limit `{}` has a second kind", name.value);
             errors.push_with_help(
-                ErrorCode::Kind,
+                ErrorCode::SecondKind,
                 second.key.span,
                 message,
                 "a limit is of exactly one kind",
@@ -221,7 +221,12 @@ fn check_unlimited(
     let all = quotas.leaves().iter().all(|leaf| matches!(leaf, QuotaText::Unlimited));
     if windowed && all {
         let help = "say in which windows it counts, as in \"unlimited/day\"";
-        errors.push_with_help(ErrorCode::Quota, entry.node.span, "unlimited in no window", help);
+        errors.push_with_help(
+            ErrorCode::Unlimited,
+            entry.node.span,
+            "unlimited in no window",
+            help,
+        );
     }
     debug_assert!(terms.unlimited(WindowKind::None).kind() == terms.kind);
 }
@@ -236,7 +241,7 @@ fn tree<T>(
     let Value::Table(table) = &node.value else { return leaf(node, errors).map(Tree::Leaf) };
     if depth == 0 {
         errors.push(
-            ErrorCode::Maximum,
+            ErrorCode::Nesting,
             node.span,
             format!("tables are nested at most {NESTED_TABLES_MAX} deep"),
         );
@@ -244,7 +249,7 @@ fn tree<T>(
     }
     let (by, at, list) = selector(node, table, errors)?;
     if list.is_empty() {
-        errors.push(ErrorCode::Missing, at.span, format!("the table by {} is empty", at.value));
+        errors.push(ErrorCode::Empty, at.span, format!("the table by {} is empty", at.value));
         return None;
     }
     too_many("entries", list.len(), LIST_ENTRIES_MAX, at.span, errors);
@@ -269,7 +274,7 @@ fn selector<'t>(
     let entry = match table.entries.as_slice() {
         [entry] => entry,
         [] => {
-            errors.push_with_help(ErrorCode::Missing, node.span, "a table without values", help);
+            errors.push_with_help(ErrorCode::Empty, node.span, "a table without values", help);
             return None;
         }
         [first, second, ..] => {

@@ -27,7 +27,7 @@ pub(super) fn test(node: &Node, errors: &mut Errors) -> Option<TestText> {
         if start.is_none() {
             let help = "a moment is written as \"2024-05-03T15:28:20Z\"";
             errors.push_with_help(
-                ErrorCode::Test,
+                ErrorCode::Moment,
                 entry.node.span,
                 format!("`{written}` is no moment"),
                 help,
@@ -89,17 +89,15 @@ fn identities(node: &Node, errors: &mut Errors) -> Vec<IdentityText> {
                 "account" => found.0 = Some(value),
                 "tier" => found.1 = Some(value),
                 _ if found.2.is_none() => found.2 = Some((entry.key.clone(), value)),
-                _ => errors.push(
-                    ErrorCode::Misplaced,
-                    entry.key.span,
-                    "an identity is one attribute",
-                ),
+                _ => {
+                    errors.push(ErrorCode::Identity, entry.key.span, "an identity is one attribute")
+                }
             }
         }
         let (Some(account), tier, Some((attribute, value))) = found else {
             let help = "as in `{ api_key = \"k1\", account = \"a1\", tier = \"pro\" }`";
             errors.push_with_help(
-                ErrorCode::Missing,
+                ErrorCode::Identity,
                 node.span,
                 "an identity is an attribute and its `account`",
                 help,
@@ -117,7 +115,7 @@ fn step(node: &Node, before: Nanos, errors: &mut Errors) -> Option<StepText> {
     if let Some(text) = keys.take("at").and_then(|entry| text(&entry.node, errors)) {
         match quota_text::span(&text.value) {
             Ok(span) if span < before => {
-                errors.push(ErrorCode::Test, text.span, "a step before the one above it");
+                errors.push(ErrorCode::StepOrder, text.span, "a step before the one above it");
             }
             Ok(span) => at = span,
             Err(error) => push_quota_error(text, error, errors),

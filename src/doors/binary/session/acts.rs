@@ -126,7 +126,12 @@ impl<F: FnMut() -> Now> Work<'_, '_, F> {
         let Wanted { handle: number, layout, values, limit } = *wanted;
         let handle: &Handle = handle_of(self.loaded, number, layout)?;
         let resolved = with_values(&values, handle.slots().len(), |values| {
-            self.desk.resolve(self.pinned, handle, &policy::Request { values, costs: &[] })
+            self.desk.resolve(
+                self.loaded,
+                self.pinned,
+                handle,
+                &policy::Request { values, costs: &[] },
+            )
         })
         .map_err(|error| Wrong::Problem(number, Problem::Resolve(error)))?;
         let charges: Vec<Charge> = self.desk.charges[resolved.charges()]

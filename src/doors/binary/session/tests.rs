@@ -42,7 +42,7 @@ fn instance() -> Arc<Instance> {
     );
     let policy = Policy::compile(&[Source { name: "laws", text: &text }], &seed).unwrap();
     let loaded = Loaded::new(policy, "a test".to_owned(), UtcTime::from_nanos(0));
-    Instance::new(1000, 10, [9; 16], &seed, Clock::start(), loaded)
+    Instance::new(1000, 10, [9; 16], &seed, Clock::start(), loaded).unwrap()
 }
 
 /// A session with what a worker lends it, at a moment that does not pass.

@@ -4,6 +4,7 @@
 //! ```text
 //! cargo test --lib mutants -- --nocapture
 //! ```
+#![allow(clippy::print_stdout, reason = "which law found which bug is for people to read")]
 
 use core::cell::Cell;
 use core::fmt::Debug;

@@ -1,0 +1,161 @@
+//! Numbers that outlive a policy. Counters, caps, counts and callers know limits, APIs and handles
+//! by number; a name keeps its number for as long as the instance lives, so that an edit of the
+//! policy moves none of them.
+
+use core::fmt;
+use std::collections::HashMap;
+
+use crate::engine::command::LimitId;
+
+use super::Policy;
+use super::maxima::{HANDLE_NUMBERS_MAX, LIMITS_MAX};
+
+/// Which name has which number. Numbers are given in the order in which names first occur, and
+/// never taken back.
+#[derive(Clone, Debug, Default)]
+pub struct Numbers {
+    /// By API, limit and window; from 1.
+    limits: HashMap<[Box<str>; 3], u16>,
+    /// From 0.
+    apis: HashMap<Box<str>, u16>,
+    /// By API and class; from 1.
+    handles: HashMap<(Box<str>, Option<Box<str>>), u32>,
+}
+
+/// Operator: too many names have come and gone since the instance started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RunOut {
+    /// Whose numbers they are.
+    pub what: &'static str,
+    /// How many there are.
+    pub max: usize,
+}
+
+impl fmt::Display for RunOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { what, max } = self;
+        write!(
+            f,
+            "since the start policies have named more than {max} {what}, and each name keeps its \
+             number; start the daemon anew to serve this policy"
+        )
+    }
+}
+
+impl Numbers {
+    /// Gives everything in `policy` the number that its name had before, and new names new ones.
+    ///
+    /// # Errors
+    /// If there are no more. Neither the numbers nor the policy may be used then; the caller keeps
+    /// its copy.
+    pub fn assign(&mut self, policy: &mut Policy) -> Result<(), RunOut> {
+        let apis = &mut self.apis;
+        for limit in &mut policy.limits {
+            let name = [limit.api.clone(), limit.name.clone(), limit.window.clone()];
+            let next = self.limits.len() + 1;
+            let number = *self.limits.entry(name).or_insert(next as u16);
+            if next > LIMITS_MAX && usize::from(number) == next {
+                return Err(RunOut { what: "limits", max: LIMITS_MAX });
+            }
+            limit.id = LimitId(number);
+        }
+        for handle in &mut policy.handles {
+            let next = self.handles.len() + 1;
+            let name = (handle.api.clone(), handle.class.clone());
+            handle.number = *self.handles.entry(name).or_insert(next as u32);
+            if next > HANDLE_NUMBERS_MAX && handle.number as usize == next {
+                return Err(RunOut { what: "APIs and classes", max: HANDLE_NUMBERS_MAX });
+            }
+            let next = apis.len() as u16;
+            handle.api_number = *apis.entry(handle.api.clone()).or_insert(next);
+            for limit in &mut handle.limits {
+                let name = [handle.api.clone(), limit.name.clone(), limit.window.clone()];
+                if let Some(number) = self.limits.get(&name) {
+                    limit.id = LimitId(*number);
+                }
+            }
+            if let Some(one) = &mut handle.one
+                && let Some(limit) = handle.limits.get(usize::from(one.limit_index))
+            {
+                one.limit = limit.id;
+            }
+        }
+        policy.find_places();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Handle, Source};
+    use super::*;
+    use crate::engine::key::Seed;
+
+    fn policy(text: &str) -> Policy {
+        let text = format!("schema = 1\n{text}");
+        Policy::compile(&[Source { name: "p", text: &text }], &Seed::new([7; 16])).unwrap()
+    }
+
+    fn ids(policy: &Policy) -> Vec<(String, u16)> {
+        let of = |limit: &crate::policy::LimitInfo| {
+            (format!("{}.{}.{}", limit.api, limit.name, limit.window), limit.id.0)
+        };
+        policy.limits().iter().map(of).collect()
+    }
+
+    #[test]
+    fn a_name_keeps_its_number_wherever_it_stands() {
+        let mut numbers = Numbers::default();
+        let mut first = policy(
+            "[api.m]\nclass.c = ['/c']\n[api.m.limit]\nl = { on = 'c', per = ['u'], bucket = '1/s' }\n\
+             n = { on = '/n', fixed = '1/min, 5/day' }",
+        );
+        let before = first.handle_of("m", Some("c")).unwrap().number();
+        numbers.assign(&mut first).unwrap();
+        assert_eq!(
+            ids(&first),
+            [("m.l.".into(), 1), ("m.n.minute".into(), 2), ("m.n.day".into(), 3)]
+        );
+        assert_eq!(first.handle_of("m", Some("c")).unwrap().number(), before);
+        let mut second = policy(
+            "[api.a.limit]\nx = { bucket = '1/s' }\n[api.m]\nclass.b = ['/b']\nclass.c = ['/c']\n\
+             [api.m.limit]\na = { on = 'b', bucket = '2/s' }\n\
+             l = { on = 'c', per = ['u'], bucket = '2/s' }\nn = { on = '/n', fixed = '5/day' }",
+        );
+        numbers.assign(&mut second).unwrap();
+        assert_eq!(
+            ids(&second),
+            [("a.x.".into(), 4), ("m.a.".into(), 5), ("m.l.".into(), 1), ("m.n.day".into(), 3)]
+        );
+        let class = second.handle_of("m", Some("c")).unwrap();
+        assert_eq!((class.number(), class.one().unwrap().limit), (before, LimitId(1)));
+        assert_eq!((class.api_number(), second.handle_of("a", None).unwrap().api_number()), (0, 1));
+        for handle in second.handles() {
+            let found = second.handle(handle.number()).map(Handle::layout);
+            assert_eq!(found, Some(handle.layout()));
+            for limit in handle.limits() {
+                assert_eq!(second.limit(limit.id).unwrap().name, limit.name);
+            }
+        }
+        // What is gone has no handle, and its number is nobody else's.
+        let mut third = policy("[api.a.limit]\nx = { bucket = '1/s' }");
+        numbers.assign(&mut third).unwrap();
+        assert!(third.handle(before).is_none());
+    }
+
+    #[test]
+    fn numbers_run_out() {
+        let mut numbers = Numbers::default();
+        for round in 0..=LIMITS_MAX / 512 {
+            let names = (0..512)
+                .map(|name| format!("l{round}x{name} = {{ bucket = '1/s', mode = 'off' }}\n"));
+            let mut policy = policy(&format!("[api.m.limit]\n{}", names.collect::<String>()));
+            let result = numbers.clone().assign(&mut policy);
+            let full = round == LIMITS_MAX / 512;
+            assert_eq!(result.is_err(), full, "{round}");
+            if !full {
+                numbers.assign(&mut policy).unwrap();
+            }
+        }
+    }
+}
