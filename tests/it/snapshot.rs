@@ -1,4 +1,5 @@
 //! Restarts: what is kept, what a crash forgets, what is refused and how that is said.
+#![allow(clippy::print_stdout, reason = "what kills forgot is for people")]
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

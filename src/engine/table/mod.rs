@@ -16,6 +16,8 @@
 
 // The one room of the engine with unsafe code: arrays that are freed behind readers, and prefetch.
 #![allow(unsafe_code)]
+// The models build the engine alone, without those who write and load snapshots.
+#![cfg_attr(table_model, allow(dead_code, unused_imports))]
 
 mod array;
 mod cells;
