@@ -33,7 +33,7 @@ impl Directory {
     /// Opens a directory, made if there is none, and locks it.
     ///
     /// # Errors
-    /// See [`OpenError`].
+    /// The system's, or that another process has it.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
         if !path.exists() {
             make(path).map_err(OpenError::Io)?;

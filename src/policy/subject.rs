@@ -29,7 +29,7 @@ pub struct Identity {
 }
 
 /// Every identity that is on record. A clone shares all of them, and a change copies one share in
-/// [`SHARDS`], so that readers keep what they have while it changes.
+/// `SHARDS`, so that readers keep what they have while it changes.
 #[derive(Clone, Debug, Default)]
 pub struct Identities {
     /// None until the first identity comes.

@@ -3,7 +3,7 @@
 //!
 //! A counter is stored in one of two forms. *Narrow*: a value of [`VALUE_BITS`] bits that shares
 //! the slot's atomic word with the table's flags. *Wide*: memory beside the table, for what a
-//! narrow value cannot hold exactly: a [`Cell`] of numbers, a [`Ring`] of sub-windows, a heap of
+//! narrow value cannot hold exactly: a [`Cell`] of numbers, a ring of sub-windows, a heap of
 //! permits. A number is never rounded or clamped to fit.
 //!
 //! All arithmetic is on integers. A rate is the ratio units per window, never a rounded interval.
