@@ -158,9 +158,9 @@ impl Desk {
             return Ok(Answered::Decided(decision));
         }
         let charges = &self.charges[resolved.charges()];
-        let decided = match (intent, charges) {
-            (Intent::Charge, _) => pinned.check(charges, stamp, &mut self.readings),
-            (Intent::Peek, _) => pinned.peek(charges, stamp, &mut self.readings),
+        let decided = match intent {
+            Intent::Charge => pinned.check(charges, stamp, &mut self.readings),
+            Intent::Peek => pinned.peek(charges, stamp, &mut self.readings),
         };
         match decided {
             Ok(decision) => {

@@ -33,15 +33,6 @@ pub struct Decision {
     pub permit: Option<Permit>,
 }
 
-impl Decision {
-    /// The answer to a check of one charge that gives no permit.
-    #[inline]
-    pub fn of_one(reading: &Reading, now: Now) -> Self {
-        let verdict = if reading.passes() { Verdict::Allow } else { Verdict::Deny };
-        Self { verdict, binding: Some(0), now, permit: None }
-    }
-}
-
 /// When the same request would pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Retry {

@@ -289,8 +289,9 @@ impl Session {
 
     /// Gives back the permits that are tied to the connection. To be called once it is closed.
     pub fn end<F: FnMut() -> Now>(&mut self, desk: &Desk, stamp: &mut Stamp<F>) {
+        let pinned = desk.instance.table.pin();
         for permit in self.tied.drain(..) {
-            desk.instance.table.pin().release(permit, stamp);
+            pinned.release(permit, stamp);
         }
     }
 
