@@ -17,6 +17,9 @@ pub mod clock;
 pub mod disk;
 
 #[cfg(not(table_model))]
+pub mod cluster;
+
+#[cfg(not(table_model))]
 pub mod metrics;
 
 #[cfg(not(table_model))]
