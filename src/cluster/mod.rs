@@ -4,3 +4,18 @@
 //! Alone knows openraft, and in `wire` bincode.
 
 pub mod types;
+
+pub mod entry;
+
+mod host;
+
+mod counts;
+
+mod batcher;
+
+mod origin;
+
+pub use batcher::{Batcher, Inbox, Links};
+pub use counts::{Ahead, Counts, Durations};
+pub use host::{Host, Readings, Restored, SystemReadings};
+pub use origin::{Applied, Origin};
