@@ -4,3 +4,6 @@
 //! Alone knows openraft, and in `wire` bincode.
 
 pub mod types;
+
+pub mod peer;
+pub mod wire;
