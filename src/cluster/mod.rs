@@ -5,9 +5,15 @@
 
 pub mod types;
 
+pub mod peer;
+
+pub mod wire;
+
 pub mod entry;
 
 mod host;
+
+mod machine;
 
 mod counts;
 
@@ -18,4 +24,5 @@ mod origin;
 pub use batcher::{Batcher, Inbox, Links};
 pub use counts::{Ahead, Counts, Durations};
 pub use host::{Host, Readings, Restored, SystemReadings};
+pub use machine::{Machine, SharedHome};
 pub use origin::{Applied, Origin};
