@@ -335,7 +335,7 @@ fn sweep(instance: &Instance, cursor: &mut SweepCursor) {
     let mut slots = 0;
     // A step stays within one shard; small shards take several.
     for _ in 0..64 {
-        slots += instance.table.sweep(cursor, lagging, SWEEP_SLOTS - slots).slots;
+        slots += instance.table.load().sweep(cursor, lagging, SWEEP_SLOTS - slots).slots;
         if slots >= SWEEP_SLOTS {
             break;
         }

@@ -1,6 +1,7 @@
 //! An outcome to its report: what a batch says of a check, in JSON's terms.
 
 use crate::engine::decision::{Decision, Reading, Refusal, Retry, Verdict};
+use crate::engine::group::Undecided;
 use crate::engine::kinds::NextUnit;
 use crate::engine::time::Nanos;
 use crate::policy::{Handle, Limit, Rendered, ResolveError, Unavailable};
@@ -49,8 +50,23 @@ pub(super) fn problem_report(problem: &Problem, handle: &Handle) -> ErrorReport 
     let (code, message) = match problem {
         Problem::Resolve(error) => (resolve_code(error), error.describe(handle).to_string()),
         Problem::Refused(refusal) => (refusal_code(*refusal), refusal.to_string()),
+        Problem::Undecided(undecided) => {
+            (undecided_code(*undecided), undecided.describe().to_owned())
+        }
     };
     ErrorReport { code: code.to_owned(), message }
+}
+
+/// The protocol's name for what a cluster did not decide.
+pub(super) fn undecided_code(undecided: Undecided) -> &'static str {
+    match undecided {
+        Undecided::Stale => "STALE_HANDLE",
+        Undecided::NoQuorum => "NO_QUORUM",
+        Undecided::Unknown => "UNKNOWN_OUTCOME",
+        Undecided::Overloaded => "OVERLOADED",
+        Undecided::Late => "DEADLINE_EXCEEDED",
+        Undecided::Stopping => "SHUTTING_DOWN",
+    }
 }
 
 /// The protocol's name for it.

@@ -10,7 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::clock::LocalClock;
 use crate::engine::command::{Amend, Charge};
-use crate::engine::decision::{Decision, Reading, Refusal};
+use crate::engine::decision::{Decision, Reading};
+use crate::engine::group::Undecided;
 use crate::engine::permit::PermitId;
 use crate::engine::quota::QuotaError;
 use crate::engine::table::{Pinned, Stamp};
@@ -18,7 +19,10 @@ use crate::engine::time::{Nanos, Now};
 use crate::metrics::cells::{self, Protocol};
 use crate::policy::{Handle, Rendered, Request, ResolveError, Resolved, Unavailable};
 
-use super::{Answered, Desk, Instance, Intent, Loaded, Problem};
+use super::{Answered, Consensus, Desk, Instance, Intent, Loaded, Problem};
+
+/// How often requests are resolved anew because the policy changed on their way.
+pub(crate) const TRIES_MAX: u32 = 3;
 
 /// A desk for all connections of one thread of a door. They hold it while they decide, never while
 /// they wait.
@@ -242,6 +246,69 @@ impl Batch {
 
     /// Decides all items, in their order and at one moment.
     pub async fn decide(&mut self) {
+        let consensus = self.desk.lock().desk.instance.consensus.get().cloned();
+        match consensus {
+            Some(consensus) => self.decide_together(&*consensus).await,
+            None => self.decide_here(),
+        }
+    }
+
+    /// Has a cluster decide, in two passes over the same items.
+    async fn decide_together(&mut self, consensus: &dyn Consensus) {
+        let desk = Arc::clone(&self.desk);
+        let mut tries = 0;
+        let docket = loop {
+            let mut docket = {
+                let mut inner = desk.lock();
+                let Inner { desk, clock } = &mut *inner;
+                desk.begin_collecting();
+                self.decide_on(desk, &mut Stamp::new(|| clock.now()));
+                self.forget_outcomes();
+                desk.end_collecting()
+            };
+            consensus.count_shortcuts(docket.denied());
+            let Some(group) = docket.group() else {
+                docket.hear(None);
+                break docket;
+            };
+            let version = self.loaded.policy.version();
+            let awaited = consensus.perform(group, version, docket.deadline_nanos());
+            let heard = awaited.await;
+            tries += 1;
+            if matches!(heard, Err(Undecided::Stale)) && tries < TRIES_MAX {
+                let loaded = desk.lock().desk.instance.policy.load_full();
+                if self.still_fits(&loaded) {
+                    self.loaded = loaded;
+                    continue;
+                }
+            }
+            docket.hear(Some(heard));
+            break docket;
+        };
+        let mut inner = desk.lock();
+        let Inner { desk, clock } = &mut *inner;
+        let decided_at = docket.now();
+        desk.begin_hearing(docket);
+        self.decide_on(desk, &mut Stamp::new(|| decided_at.unwrap_or_else(|| clock.now())));
+        desk.end_hearing();
+    }
+
+    /// Whether every item asks a handle that another policy has unchanged in its slots.
+    fn still_fits(&self, loaded: &Loaded) -> bool {
+        (0..self.items.len()).filter_map(|index| self.handle(index)).all(|handle| {
+            let new = loaded.policy.handle(handle.number());
+            new.is_some_and(|new| new.layout() == handle.layout())
+        })
+    }
+
+    /// Forgets what a pass that only collected left.
+    fn forget_outcomes(&mut self) {
+        self.items.iter_mut().for_each(|item| item.outcome = Settled::Pending);
+        self.limits.clear();
+        self.readings.clear();
+    }
+
+    fn decide_here(&mut self) {
         let desk = Arc::clone(&self.desk);
         let mut inner = desk.lock();
         let Inner { desk, clock } = &mut *inner;
@@ -262,7 +329,8 @@ impl Batch {
     fn decide_on<F: FnMut() -> Now>(&mut self, desk: &mut Desk, stamp: &mut Stamp<F>) {
         let instance = Arc::clone(&desk.instance);
         let loaded = Arc::clone(&self.loaded);
-        let pinned = instance.table.pin();
+        let table = instance.table.load();
+        let pinned = table.pin();
         desk.clear();
         let resolved: Vec<_> = (0..self.items.len())
             .map(|index| self.resolve(index, desk, &loaded, &pinned))
@@ -363,7 +431,7 @@ impl Batch {
             (Ask::Inline { intent, .. }, Place::Charges(charges)) => {
                 match desk.decide_inline(pinned, charges, *intent, stamp) {
                     Ok(decision) => self.decided(desk, None, decision),
-                    Err(refusal) => Settled::Failed(Problem::Refused(refusal)),
+                    Err(problem) => Settled::Failed(problem),
                 }
             }
             (&Ask::Amend { limit, amend, .. }, Place::Handle(resolved)) => {
@@ -373,16 +441,22 @@ impl Batch {
                     .filter(|(_, index)| limit.is_none_or(|limit| limit == **index))
                     .map(|(charge, _)| *charge)
                     .collect();
-                let amended = pinned.amend(&charges, amend, stamp, &mut desk.readings);
+                let amended = desk.amend(pinned, &charges, amend, stamp);
                 self.amended(desk, amended)
             }
             (&Ask::AmendInline { charge, amend }, _) => {
                 let charge = self.charges[charge];
-                let amended = pinned.amend(&[charge], amend, stamp, &mut desk.readings);
+                let amended = desk.amend(pinned, &[charge], amend, stamp);
                 self.amended(desk, amended)
             }
-            (&Ask::Release(permit), _) => Settled::Released(pinned.release(permit, stamp)),
-            (&Ask::Renew(permit, lease), _) => Settled::Renewed(pinned.renew(permit, lease, stamp)),
+            (&Ask::Release(permit), _) => match desk.release(pinned, permit, stamp) {
+                Ok(units) => Settled::Released(units),
+                Err(problem) => Settled::Failed(problem),
+            },
+            (&Ask::Renew(permit, lease), _) => match desk.renew(pinned, permit, lease, stamp) {
+                Ok(renewed) => Settled::Renewed(renewed),
+                Err(problem) => Settled::Failed(problem),
+            },
             _ => Settled::Pending,
         }
     }
@@ -396,14 +470,14 @@ impl Batch {
         Settled::Decided { resolved, decision, limits, readings: from..self.readings.len() }
     }
 
-    fn amended(&mut self, desk: &Desk, amended: Result<(usize, Now), Refusal>) -> Settled {
+    fn amended(&mut self, desk: &Desk, amended: Result<usize, Problem>) -> Settled {
         match amended {
-            Ok((counters, _)) => {
+            Ok(counters) => {
                 let from = self.readings.len();
                 self.readings.extend_from_slice(&desk.readings);
                 Settled::Amended { counters, readings: from..self.readings.len() }
             }
-            Err(refusal) => Settled::Failed(Problem::Refused(refusal)),
+            Err(problem) => Settled::Failed(problem),
         }
     }
 

@@ -265,7 +265,7 @@ impl Instance {
         let mut numbers = state.numbers.clone();
         numbers.assign(&mut policy)?;
         let changes = diff(&before.policy, &policy);
-        cap_limits(&self.table, &policy);
+        cap_limits(&self.table.load(), &policy);
         state.numbers = numbers;
         let overrides = state.compile(&policy);
         let mut loaded = Loaded::new(policy, origin, now);

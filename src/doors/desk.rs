@@ -5,13 +5,18 @@
 
 use std::sync::Arc;
 
-use crate::engine::command::{Charge, Effect, LimitId};
+use crate::engine::command::{Amend, Charge, Effect, LimitId};
 use crate::engine::decision::{Decision, Reading, Refusal, Verdict};
+use crate::engine::group::{Command, Outcome, Undecided};
+use crate::engine::permit::PermitId;
+use crate::engine::quota::QuotaError;
+use crate::engine::session::{Full, RequestId, SessionError};
 use crate::engine::table::{Pinned, Stamp};
-use crate::engine::time::{Now, UtcTime};
-use crate::metrics::cells::{Outcome, Protocol, Worker};
+use crate::engine::time::{Nanos, Now, UtcTime};
+use crate::metrics::cells::{self, Cells, Protocol, Worker};
 use crate::policy::{Handle, Request, ResolveError, Resolved, Scratch, Unavailable};
 
+use super::docket::{Docket, Heard};
 use super::{Instance, Loaded};
 
 /// Whether a request is charged.
@@ -35,6 +40,10 @@ pub struct Desk {
     pub limits: Vec<u16>,
     /// Readings of the request decided last.
     pub readings: Vec<Reading>,
+    /// What a cluster is asked, and what came of it; `None` where the table here decides.
+    pub(super) docket: Option<Docket>,
+    /// Counts that nobody sees, of passes that only collect.
+    unseen: Option<Arc<Worker>>,
     scratch: Scratch,
     /// By which moment the batch's calendar windows are found, once one was needed.
     moment: Option<UtcTime>,
@@ -56,6 +65,29 @@ pub enum Problem {
     Resolve(ResolveError),
     /// The engine refused.
     Refused(Refusal),
+    /// The cluster did not decide.
+    Undecided(Undecided),
+}
+
+/// Why a cluster amended nothing.
+pub(crate) enum Unamended {
+    Problem(Problem),
+    /// Caller: the request id cannot be judged.
+    Id(SessionError),
+}
+
+/// What requests are answered with that are only collected; nobody reads it.
+const COLLECTED: Problem = Problem::Undecided(Undecided::Stale);
+
+impl Heard<'_> {
+    /// Why a request has no outcome, where it has none that fits it.
+    pub(super) fn problem(&self) -> Problem {
+        match self {
+            Self::Undecided(undecided) => Problem::Undecided(*undecided),
+            Self::Collected => COLLECTED,
+            Self::Denied(..) | Self::Outcome(..) => Problem::Undecided(Undecided::Unknown),
+        }
+    }
 }
 
 impl Desk {
@@ -73,16 +105,78 @@ impl Desk {
             charges: Vec::new(),
             limits: Vec::new(),
             readings: Vec::new(),
+            docket: None,
+            unseen: None,
             scratch: Scratch::default(),
             moment: None,
         }
+    }
+
+    /// Begins to collect what a cluster is to decide; until [`Desk::end_collecting`] nothing is
+    /// decided and nothing counted.
+    pub(super) fn begin_collecting(&mut self) {
+        let in_contact = self.instance.consensus.get().is_some_and(|it| it.is_in_contact());
+        self.docket = Some(Docket::new(in_contact));
+        self.swap_counts();
+    }
+
+    /// What was collected.
+    pub(super) fn end_collecting(&mut self) -> Docket {
+        self.swap_counts();
+        let docket = self.docket.take().unwrap_or_else(|| Docket::new(false));
+        Docket { moment: self.moment, ..docket }
+    }
+
+    fn swap_counts(&mut self) {
+        let protocol = self.cells.protocol();
+        let unseen = self.unseen.take();
+        let unseen = unseen.unwrap_or_else(|| Cells::new().worker(protocol));
+        self.unseen = Some(core::mem::replace(&mut self.cells, unseen));
+    }
+
+    /// Asks again for what was collected, to be told what came of it.
+    pub(super) fn begin_hearing(&mut self, docket: Docket) {
+        self.docket = Some(docket);
+    }
+
+    /// From now on the table here decides again.
+    pub(super) fn end_hearing(&mut self) {
+        self.docket = None;
+    }
+
+    /// Whether a cluster decides what is asked now.
+    pub(super) fn asks_cluster(&self) -> bool {
+        self.docket.is_some()
+    }
+
+    /// Whether requests are asked again to be told what came of them.
+    pub(super) fn is_hearing(&self) -> bool {
+        self.docket.as_ref().is_some_and(Docket::is_heard)
+    }
+
+    /// Leaves it to the cluster to keep to a deadline; false if there is none.
+    pub(super) fn leave_deadline(&mut self, nanos: u64) -> bool {
+        if let Some(docket) = &mut self.docket {
+            docket.note_deadline(nanos);
+        }
+        self.docket.is_some()
+    }
+
+    /// Whether requests are only collected.
+    fn is_collecting(&self) -> bool {
+        self.docket.as_ref().is_some_and(|docket| !docket.is_heard())
+    }
+
+    /// Where in the log the last request was decided.
+    pub fn witness(&self) -> (u64, u32) {
+        self.docket.as_ref().map_or((0, 0), Docket::witness)
     }
 
     /// Forgets the last batch.
     pub fn clear(&mut self) {
         self.charges.clear();
         self.limits.clear();
-        self.moment = None;
+        self.moment = self.docket.as_ref().and_then(|docket| docket.moment);
     }
 
     /// Resolves a request into the batch's charges, and begins to fetch their counters.
@@ -157,19 +251,162 @@ impl Desk {
             }
             return Ok(Answered::Decided(decision));
         }
-        let charges = &self.charges[resolved.charges()];
-        let decided = match intent {
-            Intent::Charge => pinned.check(charges, stamp, &mut self.readings),
-            Intent::Peek => pinned.peek(charges, stamp, &mut self.readings),
-        };
-        match decided {
+        match self.judge(pinned, resolved.charges(), intent, stamp) {
             Ok(decision) => {
                 if intent == Intent::Charge {
                     self.count(api, resolved, &decision);
                 }
                 Ok(Answered::Decided(decision))
             }
-            Err(refusal) => self.refused(api, handle, resolved, intent, refusal),
+            Err(problem) => self.refused(api, handle, resolved, intent, problem),
+        }
+    }
+
+    /// Decides some charges, here or by the cluster.
+    #[inline]
+    fn judge<F: FnMut() -> Now>(
+        &mut self,
+        pinned: &Pinned<'_>,
+        charges: core::ops::Range<usize>,
+        intent: Intent,
+        stamp: &mut Stamp<F>,
+    ) -> Result<Decision, Problem> {
+        if self.docket.is_some() && intent == Intent::Charge {
+            return self.ask_cluster(pinned, charges, stamp);
+        }
+        let charges = &self.charges[charges];
+        match intent {
+            Intent::Charge => pinned.check(charges, stamp, &mut self.readings),
+            Intent::Peek => pinned.peek(charges, stamp, &mut self.readings),
+        }
+        .map_err(Problem::Refused)
+    }
+
+    #[cold]
+    fn ask_cluster<F: FnMut() -> Now>(
+        &mut self,
+        pinned: &Pinned<'_>,
+        charges: core::ops::Range<usize>,
+        stamp: &mut Stamp<F>,
+    ) -> Result<Decision, Problem> {
+        let Some(docket) = &mut self.docket else {
+            return Err(Problem::Undecided(Undecided::Unknown));
+        };
+        let heard = docket.check(pinned, &self.charges[charges], None, stamp);
+        self.readings.clear();
+        match heard {
+            Heard::Denied(decision, readings) => {
+                self.readings.extend_from_slice(readings);
+                Ok(decision)
+            }
+            Heard::Outcome(Outcome::Decided { decision, .. }, readings) => {
+                self.readings.extend_from_slice(readings);
+                Ok(*decision)
+            }
+            Heard::Outcome(Outcome::Refused(refusal), _) => Err(Problem::Refused(*refusal)),
+            Heard::Undecided(undecided) => Err(Problem::Undecided(undecided)),
+            // No outcome of a check: what was charged is not known.
+            Heard::Outcome(..) => Err(Problem::Undecided(Undecided::Unknown)),
+            Heard::Collected => Err(COLLECTED),
+        }
+    }
+
+    /// Amends counters, here or by the cluster. Returns how many.
+    ///
+    /// # Errors
+    /// Why none was.
+    pub fn amend<F: FnMut() -> Now>(
+        &mut self,
+        pinned: &Pinned<'_>,
+        charges: &[Charge],
+        amend: Amend,
+        stamp: &mut Stamp<F>,
+    ) -> Result<usize, Problem> {
+        self.readings.clear();
+        let Some(docket) = &mut self.docket else {
+            let amended = pinned.amend(charges, amend, stamp, &mut self.readings);
+            return amended.map(|(counters, _)| counters).map_err(Problem::Refused);
+        };
+        let command = Command::Amend { charges: charges.len() as u16, amend, id: None };
+        match docket.ask(command, charges) {
+            Heard::Outcome(Outcome::Amended(counters), _) => Ok(*counters),
+            Heard::Outcome(Outcome::Refused(refusal), _) => Err(Problem::Refused(*refusal)),
+            Heard::Collected => Err(COLLECTED),
+            heard => Err(heard.problem()),
+        }
+    }
+
+    /// Has the cluster amend counters, once for each request id. Returns how many.
+    ///
+    /// # Errors
+    /// Why none was.
+    pub(super) fn amend_once(
+        &mut self,
+        charges: &[Charge],
+        amend: Amend,
+        id: Option<RequestId>,
+    ) -> Result<usize, Unamended> {
+        let command = Command::Amend { charges: charges.len() as u16, amend, id };
+        let Some(docket) = &mut self.docket else { return Err(Unamended::Problem(COLLECTED)) };
+        match docket.ask(command, charges) {
+            Heard::Outcome(Outcome::Amended(counters), _) => Ok(*counters),
+            Heard::Outcome(Outcome::Repeated { .. }, _) => Ok(charges.len()),
+            Heard::Outcome(Outcome::Refused(refusal), _) => {
+                Err(Unamended::Problem(Problem::Refused(*refusal)))
+            }
+            Heard::Outcome(Outcome::BadId(error), _) => Err(Unamended::Id(*error)),
+            heard => Err(Unamended::Problem(heard.problem())),
+        }
+    }
+
+    /// Has the cluster open a session.
+    ///
+    /// # Errors
+    /// If the cluster does not say; within, if there are all there may be.
+    pub(super) fn open_session(&mut self) -> Result<Result<u64, Full>, Problem> {
+        let Some(docket) = &mut self.docket else { return Err(COLLECTED) };
+        match docket.ask(Command::Open, &[]) {
+            Heard::Outcome(Outcome::Opened(name), _) => Ok(Ok(*name)),
+            Heard::Outcome(Outcome::NoSession(full), _) => Ok(Err(*full)),
+            heard => Err(heard.problem()),
+        }
+    }
+
+    /// Gives a permit back, here or by the cluster. Returns the units that it held.
+    ///
+    /// # Errors
+    /// If the cluster does not say.
+    pub fn release<F: FnMut() -> Now>(
+        &mut self,
+        pinned: &Pinned<'_>,
+        permit: PermitId,
+        stamp: &mut Stamp<F>,
+    ) -> Result<u64, Problem> {
+        let Some(docket) = &mut self.docket else { return Ok(pinned.release(permit, stamp)) };
+        match docket.ask(Command::Release(permit), &[]) {
+            Heard::Outcome(Outcome::Released(units), _) => Ok(*units),
+            heard => Err(heard.problem()),
+        }
+    }
+
+    /// Keeps a permit, here or by the cluster. Returns for how long; `None` if it holds nothing.
+    ///
+    /// # Errors
+    /// If the cluster does not say; within, if the lease is out of range.
+    pub fn renew<F: FnMut() -> Now>(
+        &mut self,
+        pinned: &Pinned<'_>,
+        permit: PermitId,
+        lease: Option<Nanos>,
+        stamp: &mut Stamp<F>,
+    ) -> Result<Result<Option<Nanos>, QuotaError>, Problem> {
+        let Some(docket) = &mut self.docket else {
+            return Ok(pinned.renew(permit, lease, stamp));
+        };
+        match docket.ask(Command::Renew(permit, lease), &[]) {
+            Heard::Outcome(Outcome::Renewed(kept), _) => Ok(Ok(*kept)),
+            Heard::Outcome(Outcome::BadLease(error), _) => Ok(Err(*error)),
+            heard => Err(heard.problem()),
         }
     }
 
@@ -186,11 +423,11 @@ impl Desk {
         let reading = pinned.check_one(charge, stamp).ok()?;
         let cells = self.cells.limit(charge.limit.0);
         if reading.fits {
-            self.cells.check(api, Outcome::Allow);
+            self.cells.check(api, cells::Outcome::Allow);
             cells.allow.add(1);
             cells.units.add(charge.cost);
         } else {
-            self.cells.check(api, Outcome::Deny);
+            self.cells.check(api, cells::Outcome::Deny);
             cells.deny.add(1);
         }
         Some(reading)
@@ -199,9 +436,9 @@ impl Desk {
     #[inline]
     fn count(&self, api: usize, resolved: &Resolved, decision: &Decision) {
         let outcome = match decision.verdict {
-            Verdict::Allow if resolved.unmatched => Outcome::Unmatched,
-            Verdict::Allow => Outcome::Allow,
-            Verdict::Deny => Outcome::Deny,
+            Verdict::Allow if resolved.unmatched => cells::Outcome::Unmatched,
+            Verdict::Allow => cells::Outcome::Allow,
+            Verdict::Deny => cells::Outcome::Deny,
         };
         self.cells.check(api, outcome);
         for (charge, reading) in self.charges[resolved.charges()].iter().zip(&self.readings) {
@@ -224,41 +461,40 @@ impl Desk {
         handle: &Handle,
         resolved: &Resolved,
         intent: Intent,
-        refusal: Refusal,
+        problem: Problem,
     ) -> Result<Answered, Problem> {
+        if self.is_collecting() {
+            return Err(problem);
+        }
         let limits = self.limits[resolved.limits()].iter();
         let denies = limits
             .filter_map(|&index| handle.limits().get(usize::from(index)))
             .any(|limit| limit.when_unavailable == Unavailable::Deny);
         if intent == Intent::Charge {
-            self.cells.check(api, Outcome::Unavailable);
+            self.cells.check(api, cells::Outcome::Unavailable);
         }
-        let problem = Problem::Refused(refusal);
         if denies { Err(problem) } else { Ok(Answered::FailedOpen(problem)) }
     }
 
     /// Counts a request that was answered with an error.
     #[cold]
     pub fn count_error(&self, api: usize) {
-        self.cells.check(api, Outcome::Error);
+        self.cells.check(api, cells::Outcome::Error);
     }
 
     /// Decides a request of inline limits, `charges` of the batch, and counts it.
     ///
     /// # Errors
-    /// The engine's refusal.
+    /// The engine's refusal, or why the cluster did not decide.
     pub fn decide_inline<F: FnMut() -> Now>(
         &mut self,
         pinned: &Pinned<'_>,
         charges: core::ops::Range<usize>,
         intent: Intent,
         stamp: &mut Stamp<F>,
-    ) -> Result<Decision, Refusal> {
+    ) -> Result<Decision, Problem> {
+        let decision = self.judge(pinned, charges.clone(), intent, stamp)?;
         let charges = &self.charges[charges];
-        let decision = match intent {
-            Intent::Charge => pinned.check(charges, stamp, &mut self.readings)?,
-            Intent::Peek => pinned.peek(charges, stamp, &mut self.readings)?,
-        };
         if intent == Intent::Charge {
             let cells = self.cells.limit(LimitId::INLINE.0);
             let count = match decision.verdict {

@@ -7,6 +7,8 @@ pub mod admin;
 
 mod desk;
 
+mod docket;
+
 mod batch;
 
 mod json;
@@ -39,6 +41,9 @@ use report::SnapshotReport;
 
 pub use batch::{Batch, Outcome, SharedDesk};
 pub use control::{Control, Failure, Loaded, OverrideRecord, Reloads, Standing};
+pub use docket::{Awaited, AwaitedChange, Consensus, ConsensusHandle, Docket};
+pub(crate) use batch::TRIES_MAX;
+pub(crate) use desk::Unamended;
 pub use desk::{Answered, Desk, Intent, Problem};
 pub use journal::{Denial, Event, Journal};
 
@@ -48,8 +53,8 @@ pub const LIMIT_KEYS_PERCENT: u64 = 80;
 
 /// What all doors share: the table, the policy in force, the clock and the counts.
 pub struct Instance {
-    /// Every counter.
-    pub table: Table,
+    /// Every counter. Only a cluster's node, to which a snapshot comes, ever has another.
+    pub table: ArcSwap<Table>,
     /// The policy in force, with overrides and identities. A door takes it once for a batch of
     /// requests, and [`Control`] puts another in its place by one swap.
     pub policy: ArcSwap<Loaded>,
@@ -69,6 +74,8 @@ pub struct Instance {
     pub inline: InlineSpaces,
     /// Open connections of the binary door.
     pub connections: Connections,
+    /// Who decides, where this node does not by itself; set once, before any door opens.
+    pub consensus: OnceLock<ConsensusHandle>,
     /// Asks whoever keeps snapshots for one; set once, where there is a data directory.
     pub snapshots: OnceLock<AskSnapshot>,
     draining: AtomicBool,
@@ -156,7 +163,7 @@ impl Instance {
         let control = Control::begin(&mut loaded)?;
         cap_limits(&table, &loaded.policy);
         Ok(Arc::new(Self {
-            table,
+            table: ArcSwap::from_pointee(table),
             policy: ArcSwap::from_pointee(loaded),
             control,
             journal: Journal::new(),
@@ -166,6 +173,7 @@ impl Instance {
             id,
             inline: InlineSpaces::derive(seed),
             connections: Connections { open: AtomicU64::new(0), max: connections_max },
+            consensus: OnceLock::new(),
             snapshots: OnceLock::new(),
             draining: AtomicBool::new(false),
         }))

@@ -128,8 +128,22 @@ pub enum Undecided {
     Stopping,
 }
 
+impl Undecided {
+    /// What it is, for people.
+    pub const fn describe(self) -> &'static str {
+        match self {
+            Self::Stale => "the policy changed on the way; nothing was charged, ask again",
+            Self::NoQuorum => "no leader is in contact with a majority; nothing was charged",
+            Self::Unknown => "nothing was heard from the leader in time; it may yet be charged",
+            Self::Overloaded => "too many requests wait at this node; nothing was charged",
+            Self::Late => "the request's deadline passed before it was decided",
+            Self::Stopping => "the node is stopping; nothing was charged",
+        }
+    }
+}
+
 /// What came of a group, and where in the log it is.
-#[derive(Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Performed {
     /// What came of each command.
     pub outcomes: Outcomes,

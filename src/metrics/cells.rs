@@ -134,6 +134,11 @@ pub struct Worker {
 }
 
 impl Worker {
+    /// By which protocol all of its requests come.
+    pub fn protocol(&self) -> Protocol {
+        self.protocol
+    }
+
     fn new(protocol: Protocol) -> Self {
         Self {
             protocol,

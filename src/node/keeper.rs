@@ -15,7 +15,6 @@ use crate::clock::{self, Os};
 use crate::disk::{Beside, Directory, Header, Home, LimitName, Moment, rest};
 use crate::doors::Instance;
 use crate::doors::report::SnapshotReport;
-use crate::engine::table::Table;
 use crate::engine::time::Now;
 use crate::policy::Policy;
 
@@ -142,13 +141,13 @@ impl Work {
     fn write(&mut self, pace: &mut dyn FnMut()) -> Result<(SnapshotReport, Now, u64), String> {
         let instance = &self.instance;
         let policy = instance.policy.load_full();
-        let noted_max = (instance.table.usage().keys_max / NOTED_PARTS).max(NOTED_MIN);
+        let noted_max = (instance.table.load().usage().keys_max / NOTED_PARTS).max(NOTED_MIN);
         // No request that may be sent again is between its charge and its mark meanwhile.
         let sessions = instance.sessions.lock().unwrap_or_else(PoisonError::into_inner);
         // Read before the moment: a counter charged in between is later than the snapshot says,
         // and so refills later.
         let (now, wall) = (instance.clock.now(), clock::wall_now());
-        let moment = Moment::mark(InstanceTable(Arc::clone(instance)), noted_max);
+        let moment = Moment::mark(instance.table.load_full(), noted_max);
         let moment = moment.ok_or("another snapshot is being taken")?;
         let (sessions_opened, saved) = sessions.saved();
         drop(sessions);
@@ -176,17 +175,6 @@ impl Work {
             seconds: 0.0,
         };
         Ok((report, now, written.noted))
-    }
-}
-
-/// The table of an instance, which it keeps.
-struct InstanceTable(Arc<Instance>);
-
-impl std::ops::Deref for InstanceTable {
-    type Target = Table;
-
-    fn deref(&self) -> &Table {
-        &self.0.table
     }
 }
 

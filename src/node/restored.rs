@@ -98,7 +98,7 @@ pub(super) fn number_on(instance: &Instance, restored: Option<Restored>, wall: U
         ),
         None => (by_time.max(1), by_time, Vec::new(), 0),
     };
-    instance.table.number_permits_from(next_permit);
+    instance.table.load().number_permits_from(next_permit);
     instance.sessions.lock().unwrap_or_else(PoisonError::into_inner).restore(opened, sessions);
     instance.cells.snapshots.taken_at.store(taken_at, Ordering::Relaxed);
 }

@@ -18,7 +18,7 @@ use super::vitals::Vitals;
 /// All figures, now.
 pub(super) fn figures(instance: &Instance, vitals: &Vitals) -> Figures {
     let loaded = instance.policy.load();
-    let usage = instance.table.usage();
+    let usage = instance.table.load().usage();
     let reloads = &instance.control.reloads;
     let limits = loaded.policy.limits().iter().map(|limit| {
         let name = match &*limit.window {
@@ -95,7 +95,7 @@ fn of_limit(instance: &Instance, api: &str, limit: String, id: LimitId) -> Limit
         deny: cells.sum(|worker| &worker.limit(id.0).deny),
         shadow_deny: cells.sum(|worker| &worker.limit(id.0).shadow_deny),
         units: cells.sum(|worker| &worker.limit(id.0).units),
-        keys: instance.table.keys_of(id),
+        keys: instance.table.load().keys_of(id),
     }
 }
 

@@ -182,7 +182,8 @@ async fn explain_request(State(admin): Shared, request: Request) -> Result<Respo
     let placed = asked.place(&loaded.policy)?;
     asked.check_attributes(placed.handle)?;
     let mut stamp = Stamp::new(|| instance.clock.now());
-    let pinned = instance.table.pin();
+    let table = instance.table.load();
+    let pinned = table.pin();
     let report = admin.desk.with(|desk| explain(desk, &loaded, &pinned, &placed, &mut stamp))?;
     Ok(json_response(StatusCode::OK, &report))
 }
@@ -196,7 +197,8 @@ async fn subject_usage(State(admin): Shared, request: Request) -> Result<Respons
     let placed = asked.place(&loaded.policy)?;
     asked.check_attributes(placed.handle)?;
     let mut stamp = Stamp::new(|| instance.clock.now());
-    let pinned = instance.table.pin();
+    let table = instance.table.load();
+    let pinned = table.pin();
     let (handle, values) = (placed.handle, &placed.values);
     let report = admin.desk.with(|desk| usage(desk, &loaded, &pinned, handle, values, &mut stamp));
     Ok(json_response(StatusCode::OK, &report))

@@ -109,7 +109,7 @@ pub struct Rate {
 impl Status {
     pub(super) fn of(instance: &Instance, vitals: &Vitals) -> Self {
         let loaded = instance.policy.load();
-        let usage = instance.table.usage();
+        let usage = instance.table.load().usage();
         let reloads = &instance.control.reloads;
         let now = instance.clock.now();
         let share = keys_share(usage.keys_max);
@@ -120,7 +120,7 @@ impl Status {
             window: (!limit.window.is_empty()).then(|| limit.window.to_string()),
             kind: limit.kind.name().to_owned(),
             mode: limit.mode.name().to_owned(),
-            keys: instance.table.keys_of(limit.id),
+            keys: instance.table.load().keys_of(limit.id),
             keys_max: limit.keys_max.unwrap_or(share),
             denials: instance.cells.sum(|worker| &worker.limit(limit.id.0).deny),
         });
@@ -143,7 +143,7 @@ impl Status {
             },
             apis: loaded.policy.apis().map(str::to_owned).collect(),
             limits: limits.collect(),
-            inline_keys: Used { now: instance.table.keys_of(LimitId::INLINE), max: share },
+            inline_keys: Used { now: instance.table.load().keys_of(LimitId::INLINE), max: share },
             keys: Used { now: usage.keys, max: usage.keys_max },
             table_bytes: usage.bytes,
             checks,

@@ -6,6 +6,7 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
@@ -19,7 +20,10 @@ use tollkeeper_protocol::status::Code;
 use crate::engine::table::Stamp;
 use crate::engine::time::{Nanos, Timestamp};
 
-use super::session::Session;
+use crate::doors::{Awaited, Docket, Loaded, TRIES_MAX};
+use crate::engine::group::Undecided;
+
+use super::session::{Progress, Session};
 use super::worker::State;
 
 /// From GOAWAY to the server's last word: what crossed the GOAWAY is still refused in words.
@@ -116,7 +120,22 @@ struct Connection {
     hurried: bool,
     unsent: Vec<u8>,
     sent: usize,
+    /// What a cluster was asked and has not answered. Until it has nothing more is read, so what
+    /// one connection asks is performed in its order.
+    asking: Option<Box<Asking>>,
     closes: bool,
+}
+
+/// Frames that wait for a cluster.
+struct Asking {
+    frames: Vec<u8>,
+    loaded: Arc<Loaded>,
+    docket: Docket,
+    awaited: Awaited,
+    /// How often they were resolved.
+    tries: u32,
+    more: bool,
+    began_at: Timestamp,
 }
 
 /// Serves a connection until either side closes it.
@@ -131,6 +150,7 @@ pub(super) async fn run(stream: TcpStream, watch: Rc<Watch>, state: Rc<RefCell<S
         hurried: false,
         unsent: Vec::new(),
         sent: 0,
+        asking: None,
         closes: false,
     };
     // A broken socket ends a connection like a closed one: there is nobody to tell.
@@ -164,6 +184,10 @@ impl Connection {
             }
             if self.sent < self.unsent.len() {
                 ready!(self.poll_unsent(context))?;
+            }
+            if self.asking.is_some() {
+                ready!(self.poll_asking(context))?;
+                continue;
             }
             if self.closes {
                 return Pin::new(&mut self.stream).poll_shutdown(context);
@@ -245,6 +269,9 @@ impl Connection {
                 return Poll::Ready(Ok(()));
             }
         }
+        if state.desk.instance.consensus.get().is_some() {
+            return self.ask(state, arrived);
+        }
         let clock = &mut state.clock;
         let mut stamp = Stamp::new(|| clock.now());
         let began_at = stamp.now().time;
@@ -255,6 +282,98 @@ impl Connection {
             &state.input[..arrived],
             &mut state.out,
         );
+        self.note(state, began_at, &progress, arrived);
+        Poll::Ready(self.write(&state.out))
+    }
+
+    /// Asks a cluster what the frames in the worker's input want, if they want anything of it.
+    fn ask(&mut self, state: &mut State, arrived: usize) -> Poll<io::Result<()>> {
+        let loaded = state.desk.instance.policy.load_full();
+        let State { desk, buffers, clock, input, .. } = state;
+        let mut stamp = Stamp::new(|| clock.now());
+        let began_at = stamp.now().time;
+        let input = &input[..arrived];
+        let (collected, mut docket) =
+            self.session.collect(desk, buffers, &loaded, &mut stamp, input);
+        if let Some(consensus) = desk.instance.consensus.get() {
+            consensus.count_shortcuts(docket.denied());
+            if let Some(group) = docket.group() {
+                let version = loaded.policy.version();
+                let awaited = consensus.perform(group, version, docket.deadline_nanos());
+                self.unread.clear();
+                self.unread.extend_from_slice(&input[collected.consumed..]);
+                self.asking = Some(Box::new(Asking {
+                    frames: input[..collected.consumed].to_vec(),
+                    loaded,
+                    docket,
+                    awaited,
+                    tries: 1,
+                    more: collected.more,
+                    began_at,
+                }));
+                self.hurried = false;
+                return Poll::Ready(Ok(()));
+            }
+        }
+        docket.hear(None);
+        let (input, out) = (&input[..collected.consumed], &mut state.out);
+        let progress = self.session.hear(desk, buffers, &loaded, docket, &mut stamp, input, out);
+        let progress = Progress { more: collected.more, ..progress };
+        self.note(state, began_at, &progress, arrived);
+        Poll::Ready(self.write(&state.out))
+    }
+
+    /// Waits for the cluster, and answers what it was asked.
+    fn poll_asking(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some(mut asking) = self.asking.take() else { return Poll::Ready(Ok(())) };
+        let Poll::Ready(heard) = asking.awaited.as_mut().poll(context) else {
+            self.asking = Some(asking);
+            return Poll::Pending;
+        };
+        let state = Rc::clone(&self.state);
+        let state = &mut *state.borrow_mut();
+        state.out.clear();
+        let State { desk, buffers, clock, out, .. } = state;
+        let mut stamp = Stamp::new(|| clock.now());
+        if matches!(heard, Err(Undecided::Stale)) && asking.tries < TRIES_MAX {
+            let loaded = desk.instance.policy.load_full();
+            let (_, docket) =
+                self.session.collect(desk, buffers, &loaded, &mut stamp, &asking.frames);
+            if let Some(consensus) = desk.instance.consensus.get()
+                && let Some(group) = docket.group()
+            {
+                let version = loaded.policy.version();
+                let awaited = consensus.perform(group, version, docket.deadline_nanos());
+                let tries = asking.tries + 1;
+                self.asking =
+                    Some(Box::new(Asking { loaded, docket, awaited, tries, ..*asking }));
+                return Poll::Ready(Ok(()));
+            }
+            asking.docket = docket;
+            asking.loaded = loaded;
+            asking.docket.hear(None);
+        } else {
+            asking.docket.hear(Some(heard));
+        }
+        let Asking { frames, loaded, docket, more, began_at, .. } = *asking;
+        let progress =
+            self.session.hear(desk, buffers, &loaded, docket, &mut stamp, &frames, out);
+        let ended_at = state.clock.now().time;
+        state.desk.cells.duration(ended_at.since(began_at).get(), progress.frames as u64);
+        self.more = more;
+        self.hurried = more;
+        self.closes |= progress.closes;
+        if self.watch.awaits.get() != Awaits::Goodbye {
+            self.watch.set(
+                if self.unread.is_empty() { Awaits::Frame } else { Awaits::RestOfFrame },
+                ended_at,
+            );
+        }
+        Poll::Ready(self.write(&state.out))
+    }
+
+    /// Keeps what was not understood yet, and sets the next deadline.
+    fn note(&mut self, state: &mut State, began_at: Timestamp, progress: &Progress, arrived: usize) {
         let ended_at = state.clock.now().time;
         let took = ended_at.since(began_at).get();
         state.desk.cells.duration(took, progress.frames as u64);
@@ -278,7 +397,6 @@ impl Connection {
                 (true, false) => self.watch.wait_for(Awaits::RestOfFrame, ended_at),
             }
         }
-        Poll::Ready(self.write(&state.out))
     }
 
     /// Writes what the socket takes at once and keeps the rest.

@@ -8,6 +8,7 @@ use tollkeeper_protocol::{Capabilities, EncodeError, Envelope, Op};
 
 use crate::doors::InlineSpaces;
 use crate::engine::command::{Amend, Charge, Effect, LimitId};
+use crate::engine::group::Undecided;
 use crate::engine::decision::{Decision, Reading, Refusal, Retry, Verdict};
 use crate::engine::kinds::NextUnit;
 use crate::engine::permit::Permit;
@@ -71,8 +72,24 @@ pub(super) fn amend(units: i64) -> Amend {
 }
 
 /// Standalone, nothing is logged: index and position are zero.
-pub(super) fn witness(policy_version: u64, now: Now) -> Witness {
-    Witness { policy_version, log_index: 0, position: 0, cluster_nanos: now.time.as_nanos() }
+pub(super) fn witness(
+    policy_version: u64,
+    now: Now,
+    (log_index, position): (u64, u32),
+) -> Witness {
+    Witness { policy_version, log_index, position, cluster_nanos: now.time.as_nanos() }
+}
+
+/// The code for what a cluster did not decide.
+pub(super) fn undecided_code(undecided: Undecided) -> Code {
+    match undecided {
+        Undecided::Stale => Code::StaleHandle,
+        Undecided::NoQuorum => Code::NoQuorum,
+        Undecided::Unknown => Code::UnknownOutcome,
+        Undecided::Overloaded => Code::Overloaded,
+        Undecided::Late => Code::DeadlineExceeded,
+        Undecided::Stopping => Code::ShuttingDown,
+    }
 }
 
 /// The part that every answer has. `limits` are the wire's indexes of the readings' limits.
@@ -82,6 +99,7 @@ pub(super) fn terse(
     readings: &[Reading],
     index_of: impl Fn(usize) -> Option<u16>,
     policy_version: u64,
+    place: (u64, u32),
 ) -> Terse {
     let binding = decision.binding;
     let denied = decision.verdict == Verdict::Deny;
@@ -95,7 +113,7 @@ pub(super) fn terse(
         failed_open: false,
         binding: binding.and_then(index_of),
         retry: wait,
-        witness: witness(policy_version, decision.now),
+        witness: witness(policy_version, decision.now, place),
     }
 }
 

@@ -25,14 +25,15 @@ use tollkeeper_protocol::{
     Capabilities, DecodeError, Envelope, Flags, Frame, Header, Message, Op, next_frame,
 };
 
-use crate::doors::{Answered, Desk, Intent, Loaded, Problem};
+use crate::doors::{Answered, Desk, Docket, Intent, Loaded, Problem};
 use crate::engine::command::Charge;
 use crate::engine::decision::{Decision, Reading, Refusal};
+use crate::engine::group::{Command, Group};
 use crate::engine::key::Key;
 use crate::engine::permit::PermitId;
 use crate::engine::quota::QuotaError;
 use crate::engine::session::SessionError;
-use crate::engine::table::{Pinned, Stamp, Table};
+use crate::engine::table::{Pinned, Stamp};
 use crate::engine::time::{Now, Timestamp};
 use crate::policy::{self, Found, Handle, Rendered, Resolved};
 
@@ -57,6 +58,7 @@ const TOO_MANY_ERRORS: &str = "too many protocol errors";
 const SERVER: &str = concat!("tollkeeper/", env!("CARGO_PKG_VERSION"));
 
 /// One connection's state.
+#[derive(Clone)]
 pub struct Session {
     stage: Stage,
     protocol_errors: usize,
@@ -100,6 +102,8 @@ pub struct SessionBuffers {
     wrongs: Vec<Wrong>,
     numbers: Vec<LimitNumbers>,
     rendered: Rendered,
+    /// Answers of passes that only collect.
+    unsaid: Vec<u8>,
 }
 
 /// A check or peek that waits to be decided. Kept small: a read brings many.
@@ -226,14 +230,67 @@ impl Session {
     ) -> Progress {
         let instance = Arc::clone(&desk.instance);
         let loaded = instance.policy.load();
-        let pinned = Table::pin(&instance.table);
+        self.handle(desk, buffers, &loaded, stamp, input, out)
+    }
+
+    /// Collects what the whole frames at the front of `input` want a cluster to perform. Nothing
+    /// is answered, nothing changes. Returns how far the frames go, and the docket.
+    pub(super) fn collect<F: FnMut() -> Now>(
+        &self,
+        desk: &mut Desk,
+        buffers: &mut SessionBuffers,
+        loaded: &Loaded,
+        stamp: &mut Stamp<F>,
+        input: &[u8],
+    ) -> (Progress, Docket) {
+        let mut unsaid = core::mem::take(&mut buffers.unsaid);
+        desk.begin_collecting();
+        let progress = self.clone().handle(desk, buffers, loaded, stamp, input, &mut unsaid);
+        unsaid.clear();
+        buffers.unsaid = unsaid;
+        (progress, desk.end_collecting())
+    }
+
+    /// Answers the frames from which `docket` was collected by the same policy, as
+    /// [`Session::handle_bytes`] does.
+    pub(super) fn hear<F: FnMut() -> Now>(
+        &mut self,
+        desk: &mut Desk,
+        buffers: &mut SessionBuffers,
+        loaded: &Loaded,
+        docket: Docket,
+        stamp: &mut Stamp<F>,
+        input: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Progress {
+        let decided_at = docket.now();
+        desk.begin_hearing(docket);
+        let mut stamp = Stamp::new(|| decided_at.unwrap_or_else(|| stamp.now()));
+        let progress = self.handle(desk, buffers, loaded, &mut stamp, input, out);
+        desk.end_hearing();
+        progress
+    }
+
+    fn handle<F: FnMut() -> Now>(
+        &mut self,
+        desk: &mut Desk,
+        buffers: &mut SessionBuffers,
+        loaded: &Loaded,
+        stamp: &mut Stamp<F>,
+        input: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Progress {
+        let instance = Arc::clone(&desk.instance);
+        let table = instance.table.load();
+        let pinned = table.pin();
+        let hears = desk.is_hearing();
         let arrived = stamp.now().time;
         desk.clear();
         let tied = core::mem::take(&mut self.tied);
         let mut work = Work {
             desk,
             buffers,
-            loaded: &loaded,
+            loaded,
             pinned: &pinned,
             stamp,
             arrived,
@@ -244,7 +301,9 @@ impl Session {
         let mut progress =
             Progress { consumed: 0, frames: 0, answers: 0, closes: false, more: false };
         while self.stage != Stage::Closed {
-            if progress.answers >= IN_FLIGHT_MAX || out.len() >= WRITE_BUFFER_BYTES_MAX {
+            // What a cluster has performed is answered, however long the answers are.
+            let is_full = out.len() >= WRITE_BUFFER_BYTES_MAX && !hears;
+            if progress.answers >= IN_FLIGHT_MAX || is_full {
                 progress.more = true;
                 break;
             }
@@ -289,7 +348,16 @@ impl Session {
 
     /// Gives back the permits that are tied to the connection. To be called once it is closed.
     pub fn end<F: FnMut() -> Now>(&mut self, desk: &Desk, stamp: &mut Stamp<F>) {
-        let pinned = desk.instance.table.pin();
+        if self.tied.is_empty() {
+            return;
+        }
+        if let Some(consensus) = desk.instance.consensus.get() {
+            let commands = self.tied.drain(..).map(Command::Release).collect();
+            let group = Group { commands, charges: Vec::new() };
+            return consensus.perform_unheard(&group, desk.instance.policy.load().policy.version());
+        }
+        let table = desk.instance.table.load();
+        let pinned = table.pin();
         for permit in self.tied.drain(..) {
             pinned.release(permit, stamp);
         }
@@ -715,6 +783,10 @@ impl<F: FnMut() -> Now> Work<'_, '_, F> {
         if !tied {
             return Ok(());
         }
+        if self.desk.is_hearing() {
+            // It was let in when it was collected.
+            return Ok(());
+        }
         if self.tied.len() + self.tying >= TIED_PERMITS_MAX {
             self.tied.retain(|permit| self.pinned.may_hold(*permit));
             if self.tied.len() + self.tying >= TIED_PERMITS_MAX {
@@ -793,6 +865,9 @@ impl<F: FnMut() -> Now> Work<'_, '_, F> {
     #[inline]
     fn answer_one(&mut self, asked: &Asked, out: &mut Vec<u8>) -> bool {
         let What::One { number, key } = asked.what else { return false };
+        if self.desk.asks_cluster() {
+            return false;
+        }
         let Some(handle) = self.loaded.policy.handle(number) else { return false };
         let Some(one) = handle.one() else { return false };
         let charge = Charge::new(key, one.quota, one.cost, one.limit);
@@ -812,7 +887,7 @@ impl<F: FnMut() -> Now> Work<'_, '_, F> {
             failed_open: false,
             binding: Some(one.limit_index),
             retry: convert::retry(reading.retry()),
-            witness: convert::witness(self.loaded.policy.version(), self.stamp.now()),
+            witness: self.witness(),
         };
         answer.encode(asked.op, Envelope::Call(asked.call), out);
         true
@@ -885,7 +960,9 @@ impl<F: FnMut() -> Now> Work<'_, '_, F> {
     }
 
     fn decide(&mut self, order: &Order) -> Result<Decided, Wrong> {
-        if let Some(deadline) = order.deadline_nanos {
+        if let Some(deadline) = order.deadline_nanos
+            && !self.desk.leave_deadline(deadline)
+        {
             let elapsed = self.stamp.now().time.since(self.arrived).get();
             if elapsed >= deadline {
                 return Err(Wrong::DeadlineExceeded);
@@ -908,7 +985,7 @@ impl<F: FnMut() -> Now> Work<'_, '_, F> {
                 self.desk
                     .decide_inline(self.pinned, charges, order.intent, self.stamp)
                     .map(Decided::Inline)
-                    .map_err(Wrong::Inline)
+                    .map_err(|problem| Wrong::Problem(0, problem))
             }
         }
     }
@@ -937,7 +1014,7 @@ impl<F: FnMut() -> Now> Work<'_, '_, F> {
         let terse = match answered {
             Answered::Decided(decision) => {
                 let index_of = |place: usize| limits.get(place).copied();
-                let terse = convert::terse(decision, &self.desk.readings, index_of, version);
+                let terse = convert::terse(decision, &self.desk.readings, index_of, version, self.desk.witness());
                 Terse { unmatched: resolved.unmatched, ..terse }
             }
             Answered::FailedOpen(_) => Terse {
@@ -946,7 +1023,7 @@ impl<F: FnMut() -> Now> Work<'_, '_, F> {
                 failed_open: true,
                 binding: None,
                 retry: WireRetry::None,
-                witness: convert::witness(version, self.stamp.now()),
+                witness: self.witness(),
             },
         };
         if order.form == Form::TERSE {
@@ -1048,7 +1125,7 @@ impl<F: FnMut() -> Now> Work<'_, '_, F> {
         let readings = &self.desk.readings;
         let index_of = |place: usize| u16::try_from(place).ok();
         let version = self.loaded.policy.version();
-        let terse = convert::terse(decision, readings, index_of, version);
+        let terse = convert::terse(decision, readings, index_of, version, self.desk.witness());
         self.buffers.numbers.clear();
         if order.form.numbers {
             let numbers = readings.iter().enumerate();
@@ -1128,6 +1205,10 @@ impl Wrong {
             Self::Problem(number, Problem::Refused(refusal)) => {
                 let _ = number;
                 Self::Inline(refusal).with_error(loaded, encode)
+            }
+            Self::Problem(_, Problem::Undecided(undecided)) => {
+                let code = convert::undecided_code(undecided);
+                encode(&ErrorAnswer::new(code, undecided.describe()))
             }
             Self::Problem(number, Problem::Resolve(error)) => {
                 let code = convert::resolve_code(&error);

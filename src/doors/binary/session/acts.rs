@@ -10,7 +10,7 @@ use tollkeeper_protocol::response::{
 use tollkeeper_protocol::status::Code;
 use tollkeeper_protocol::{Envelope, Message, Op, RequestId};
 
-use crate::doors::Problem;
+use crate::doors::{Problem, Unamended};
 use crate::engine::command::{Amend, Charge};
 use crate::engine::permit::PermitId;
 use crate::engine::session::{self, Full, SessionError};
@@ -96,7 +96,7 @@ impl<F: FnMut() -> Now> Work<'_, '_, F> {
                 let amend = convert::amend(adjust.units);
                 self.amend_charges(&[charge], amend, adjust.id, Wrong::Inline)
             }
-            Request::Release(Release { permit, .. }) => Ok(self.release(PermitId(permit.0))),
+            Request::Release(Release { permit, .. }) => self.release(PermitId(permit.0)),
             Request::Renew(Renew { permit, lease_nanos, .. }) => {
                 self.renew(PermitId(permit.0), lease_nanos.map(Nanos::new))
             }
@@ -105,14 +105,17 @@ impl<F: FnMut() -> Now> Work<'_, '_, F> {
         }
     }
 
-    fn release(&mut self, permit: PermitId) -> Done {
-        let units = self.pinned.release(permit, self.stamp);
+    fn release(&mut self, permit: PermitId) -> Result<Done, Wrong> {
+        let units = self.desk.release(self.pinned, permit, self.stamp);
+        let units = units.map_err(|problem| Wrong::Problem(0, problem))?;
         self.tied.retain(|tied| *tied != permit);
-        Done::Released(ReleaseAnswer { units, witness: self.witness() })
+        Ok(Done::Released(ReleaseAnswer { units, witness: self.witness() }))
     }
 
     fn renew(&mut self, permit: PermitId, lease: Option<Nanos>) -> Result<Done, Wrong> {
-        let renewed = self.pinned.renew(permit, lease, self.stamp).map_err(Wrong::Quota)?;
+        let renewed = self.desk.renew(self.pinned, permit, lease, self.stamp);
+        let renewed = renewed.map_err(|problem| Wrong::Problem(0, problem))?;
+        let renewed = renewed.map_err(Wrong::Quota)?;
         let expires_nanos = renewed.map(Nanos::get);
         Ok(Done::Renewed(RenewAnswer { expires_nanos, witness: self.witness() }))
     }
@@ -153,10 +156,20 @@ impl<F: FnMut() -> Now> Work<'_, '_, F> {
         id: Option<RequestId>,
         wrong: impl Fn(crate::engine::decision::Refusal) -> Wrong,
     ) -> Result<Done, Wrong> {
+        let id = id.map(|RequestId { session, sequence }| session::RequestId { session, sequence });
+        if self.desk.asks_cluster() {
+            let amended = self.desk.amend_once(charges, amend, id);
+            let counters = amended.map_err(|problem| match problem {
+                Unamended::Problem(Problem::Refused(refusal)) => wrong(refusal),
+                Unamended::Problem(problem) => Wrong::Problem(0, problem),
+                Unamended::Id(error) => Wrong::Session(error),
+            })?;
+            let (counters, witness) = (counters as u32, self.witness());
+            return Ok(Done::Amended(SetAnswer { counters, witness }));
+        }
         let instance = std::sync::Arc::clone(&self.desk.instance);
         let now = self.stamp.now();
         let mut sessions = None;
-        let id = id.map(|RequestId { session, sequence }| session::RequestId { session, sequence });
         if let Some(id) = id {
             let mut locked = instance.sessions.lock().unwrap_or_else(PoisonError::into_inner);
             if locked.is_done(id, now.time).map_err(Wrong::Session)? {
@@ -175,16 +188,22 @@ impl<F: FnMut() -> Now> Work<'_, '_, F> {
     }
 
     fn open_session(&mut self) -> Result<Done, Wrong> {
+        let (window, idle_nanos) = (session::WINDOW as u32, session::IDLE.get());
+        if self.desk.asks_cluster() {
+            let opened = self.desk.open_session().map_err(|problem| Wrong::Problem(0, problem))?;
+            let session = opened.map_err(|Full| Wrong::TooManySessions)?;
+            return Ok(Done::Opened(SessionAnswer { session, window, idle_nanos }));
+        }
         let mut sessions =
             self.desk.instance.sessions.lock().unwrap_or_else(PoisonError::into_inner);
         let session =
             sessions.open(self.stamp.now().time).map_err(|Full| Wrong::TooManySessions)?;
-        let (window, idle_nanos) = (session::WINDOW as u32, session::IDLE.get());
         Ok(Done::Opened(SessionAnswer { session, window, idle_nanos }))
     }
 
-    fn witness(&self) -> tollkeeper_protocol::response::Witness {
-        convert::witness(self.loaded.policy.version(), self.stamp.now())
+    pub(super) fn witness(&self) -> tollkeeper_protocol::response::Witness {
+        let version = self.loaded.policy.version();
+        convert::witness(version, self.stamp.now(), self.desk.witness())
     }
 
     /// Does an act that came in a frame, and answers it.
