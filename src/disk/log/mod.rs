@@ -48,7 +48,7 @@ use shared::{Item, Shared, Woken};
 pub use facts::{Entry, Position, Vote};
 pub use layout::VERSION;
 pub use open::begin;
-pub use shared::{Done, QUEUE_BYTES_MAX, TURN_BYTES_MAX};
+pub use shared::{Done, OnFailure, QUEUE_BYTES_MAX, TURN_BYTES_MAX};
 pub use writer::Writer;
 
 /// Bytes of a segment, unless settings say otherwise.
@@ -95,7 +95,7 @@ pub struct Settings {
     /// A random number, another one each time.
     pub salt: u64,
     /// Is called with the first error, after which nothing is written any more.
-    pub on_failure: Option<Box<dyn FnOnce(&io::Error) + Send>>,
+    pub on_failure: Option<OnFailure>,
 }
 
 /// What was found when a log was opened.

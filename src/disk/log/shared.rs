@@ -12,6 +12,9 @@ use super::layout::Record;
 /// What is called when what was asked for is on disk, or will never be.
 pub type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
 
+/// What is called with the first error.
+pub type OnFailure = Box<dyn FnOnce(&io::Error) + Send>;
+
 /// Bytes that wait to be written, at most; who brings more waits.
 pub const QUEUE_BYTES_MAX: usize = 64 << 20;
 

@@ -143,7 +143,8 @@ impl Run {
             }
             Op::Vote => {
                 state.term += 1;
-                let vote = Vote { term: state.term, node: 2, is_committed: state.term % 2 == 0 };
+                let vote =
+                    Vote { term: state.term, node: 2, is_committed: state.term.is_multiple_of(2) };
                 state.vote = Some(vote);
                 self.states.push(state);
                 let done = self.done(self.states.len() - 1);
@@ -312,7 +313,6 @@ fn a_crash_at_any_operation_loses_nothing_that_was_called_back() {
     }
     // A run in which nothing was at stake proves nothing.
     assert!(newer > 0 && newer < cases && cuts > 100, "{newer} of {cases}, {cuts} cuts");
-    println!("{operations} operations, {cases} cases, {newer} newer, {cuts} cuts");
 }
 
 /// A sync that failed leaves pages that read well and are not on disk; no later sync writes them.
@@ -339,7 +339,7 @@ fn the_first_error_is_the_last_word() {
     let disk = Disk::default();
     let told = Arc::new(Mutex::new(Vec::new()));
     let hook = Arc::clone(&told);
-    let on_failure: Box<dyn FnOnce(&io::Error) + Send> =
+    let on_failure: super::OnFailure =
         Box::new(move |error| hook.lock().unwrap().push(("hook", error.raw_os_error())));
     let settings = Settings { on_failure: Some(on_failure), ..settings(1) };
     let mut run = Run::begin(&disk, settings, Plain::default()).unwrap();
@@ -592,7 +592,6 @@ fn no_flipped_bit_makes_another_entry() {
     }
     assert_eq!(refused + cut + same, 8 << 16);
     assert!(refused > 300_000 && cut > 1000 && same > 0);
-    println!("{refused} refused, {cut} cut, {same} unchanged");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use super::Durability;
 use super::facts::Facts;
 use super::layout::{Mark, RECORD_HEADER_BYTES, Record, SEGMENT_HEADER_BYTES, SegmentHeader};
 use super::replay::{Place, apply, name_of};
-use super::shared::{Failure, Item, Segment, Shared};
+use super::shared::{Failure, Item, OnFailure, Segment, Shared};
 
 /// The file that says how the log was left.
 pub(super) const MARK: &str = "mark";
@@ -25,7 +25,7 @@ pub struct Writer<S: Storage> {
     pub(super) shared: Arc<Shared<S::File>>,
     pub(super) durability: Durability,
     pub(super) segment_bytes: u64,
-    pub(super) on_failure: Option<Box<dyn FnOnce(&io::Error) + Send>>,
+    pub(super) on_failure: Option<OnFailure>,
     pub(super) mark: Mark,
     pub(super) active: Arc<Segment<S::File>>,
     /// Bytes that the active segment has room for.
