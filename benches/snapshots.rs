@@ -156,7 +156,7 @@ fn save(home: &mut Home<Directory>, table: &Arc<Table>, pace: &mut dyn FnMut()) 
         applied: (0, 0),
         sessions_opened: 0,
     };
-    let beside = Beside { header, limits: Vec::new(), sessions: Vec::new() };
+    let beside = Beside { header, limits: Vec::new(), sessions: Vec::new(), cluster: Vec::new() };
     home.write(&beside, moment, pace).expect("a disk that works")
 }
 

@@ -4,3 +4,25 @@
 //! Alone knows openraft, and in `wire` bincode.
 
 pub mod types;
+
+pub mod peer;
+
+pub mod wire;
+
+pub mod entry;
+
+mod host;
+
+mod machine;
+
+mod counts;
+
+mod batcher;
+
+mod origin;
+
+pub use batcher::{Batcher, Inbox, Links};
+pub use counts::{Ahead, Counts, Durations};
+pub use host::{Host, Readings, Restored, SystemReadings};
+pub use machine::{Machine, SharedHome};
+pub use origin::{Applied, Origin};

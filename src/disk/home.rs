@@ -152,7 +152,54 @@ impl<S: Storage> Home<S> {
         Ok(Some(verified))
     }
 
-    fn read(&self, number: u64) -> Result<Verified<S::Bytes>, DiskError> {
+    /// The number of the snapshot that counts, if there is one.
+    pub fn last(&self) -> Option<u64> {
+        self.numbers.last().copied()
+    }
+
+    /// A snapshot's bytes as they are in the file, verified or not.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn bytes(&self, number: u64) -> io::Result<S::Bytes> {
+        self.storage.read(&name_of(number))
+    }
+
+    /// A file for a snapshot that comes from elsewhere, and the number that it will have.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn receive(&mut self) -> io::Result<(u64, S::File)> {
+        self.last_number += 1;
+        let number = self.last_number;
+        Ok((number, self.storage.create(&format!("{number:012}{UNFINISHED}"))?))
+    }
+
+    /// Makes a snapshot that came from elsewhere the one that counts, once it is verified. Its
+    /// file was synced.
+    ///
+    /// # Errors
+    /// See [`WriteError`]; the one before it then still counts.
+    pub fn received(&mut self, number: u64) -> Result<(), WriteError> {
+        let unfinished = format!("{number:012}{UNFINISHED}");
+        let kept = self.keep(number, &unfinished, &mut || {});
+        if kept.is_err() {
+            self.forget(number);
+        }
+        kept
+    }
+
+    /// Forgets a snapshot whose rest does not come.
+    pub fn forget(&mut self, number: u64) {
+        // The next start removes it anyway.
+        let _ = self.storage.remove(&format!("{number:012}{UNFINISHED}"));
+    }
+
+    /// Reads and verifies a snapshot.
+    ///
+    /// # Errors
+    /// See [`DiskError`].
+    pub fn read(&self, number: u64) -> Result<Verified<S::Bytes>, DiskError> {
         let path = self.path_of(number);
         let bytes = self.storage.read(&name_of(number)).map_err(|source| DiskError::Io {
             doing: "read",

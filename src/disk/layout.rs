@@ -82,12 +82,14 @@ pub enum SectionKind {
     Shares = 6,
     /// Sessions of requests that may be sent again.
     Sessions = 7,
+    /// What a cluster keeps beside its counters: a record of bytes that `disk` does not look into.
+    Cluster = 8,
     /// How much there was of everything.
     End = 255,
 }
 
 impl SectionKind {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Limits,
         Self::Windows,
         Self::Narrow,
@@ -95,6 +97,7 @@ impl SectionKind {
         Self::Rings,
         Self::Shares,
         Self::Sessions,
+        Self::Cluster,
         Self::End,
     ];
 
@@ -108,6 +111,7 @@ impl SectionKind {
             Self::Rings => "sliding windows",
             Self::Shares => "permits",
             Self::Sessions => "sessions",
+            Self::Cluster => "cluster",
             Self::End => "end",
         }
     }
@@ -115,7 +119,7 @@ impl SectionKind {
     /// Bytes of each record, where all are alike.
     const fn record_bytes(self) -> Option<usize> {
         match self {
-            Self::Limits | Self::Rings => None,
+            Self::Limits | Self::Rings | Self::Cluster => None,
             Self::Windows => Some(WINDOW_BYTES),
             Self::Narrow => Some(NARROW_BYTES),
             Self::Cells => Some(CELL_BYTES),

@@ -96,6 +96,8 @@ pub struct Beside {
     pub limits: Vec<LimitName>,
     /// Sessions.
     pub sessions: Vec<SavedSession>,
+    /// What a cluster keeps beside its counters; empty without one.
+    pub cluster: Vec<u8>,
 }
 
 /// Writes the snapshot of a moment into a new file, and syncs it. `pace` is called between steps
@@ -134,6 +136,9 @@ pub(super) fn write<S: Storage, T: Deref<Target = Table>>(
         sessions.records += 1;
     }
     out.put(SectionKind::Sessions, false, &mut sessions)?;
+    let records = u32::from(!beside.cluster.is_empty());
+    let mut cluster = Pending { payload: beside.cluster.clone(), records };
+    out.put(SectionKind::Cluster, false, &mut cluster)?;
     let mut pending = PendingCounters::default();
     loop {
         let walked = snapshot.walk(SLOTS_PER_STEP, |found, counter| pending.add(found, counter))?;
@@ -281,6 +286,12 @@ impl<B: Deref<Target = [u8]> + Sync> Verified<B> {
     pub fn sessions(&self) -> Vec<SavedSession> {
         let of = |section: &Section| section.sessions(&self.bytes);
         self.of(SectionKind::Sessions).flat_map(of).collect()
+    }
+
+    /// What a cluster keeps beside its counters; empty without one.
+    pub fn cluster(&self) -> &[u8] {
+        let section = self.of(SectionKind::Cluster).next();
+        section.map_or(&[], |section| &self.bytes[section.payload.clone()])
     }
 
     /// Loads all counters into an empty table. `id_of` gives a limit's number in the policy now in

@@ -117,7 +117,7 @@ fn beside(number: u64, now: Now, moment: &Moment<Arc<Table>>) -> Beside {
         applied: (0, 0),
         sessions_opened: 0,
     };
-    Beside { header, limits: limits(), sessions: Vec::new() }
+    Beside { header, limits: limits(), sessions: Vec::new(), cluster: Vec::new() }
 }
 
 fn save<S: Storage>(

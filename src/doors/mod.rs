@@ -7,6 +7,14 @@ pub mod admin;
 
 mod desk;
 
+mod batch;
+
+mod json;
+
+mod asked;
+
+mod answer;
+
 mod control;
 
 mod journal;
@@ -29,6 +37,7 @@ use crate::policy::{Policy, RunOut};
 
 use report::SnapshotReport;
 
+pub use batch::{Batch, Outcome, SharedDesk};
 pub use control::{Control, Failure, Loaded, OverrideRecord, Reloads, Standing};
 pub use desk::{Answered, Desk, Intent, Problem};
 pub use journal::{Denial, Event, Journal};

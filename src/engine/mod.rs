@@ -24,6 +24,8 @@ pub mod table;
 
 pub mod session;
 
+pub mod group;
+
 mod mutant;
 
 mod sip;

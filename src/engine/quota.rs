@@ -38,7 +38,24 @@ pub enum Kind {
     Cap = 7,
 }
 
+/// Added to the code of a kind whose limit is off.
+const UNLIMITED_CODE: u8 = 0x80;
+
 impl Kind {
+    /// The kind with this code.
+    const fn of_code(code: u8) -> Option<Self> {
+        Some(match code {
+            1 => Self::Bucket,
+            2 => Self::Sliding,
+            3 => Self::Fixed,
+            4 => Self::Calendar,
+            5 => Self::Concurrent,
+            6 => Self::Level,
+            7 => Self::Cap,
+            _ => return None,
+        })
+    }
+
     /// Whether a counter of this kind keeps sub-windows.
     pub(super) const fn has_ring(self) -> bool {
         matches!(self, Self::Sliding)
@@ -197,6 +214,84 @@ impl Quota {
             Self::Level(level) => level.units(),
             Self::Cap(cap) => cap.units(),
             Self::Unlimited(_) => UNLIMITED,
+        }
+    }
+
+    /// The numbers in a fixed layout, for logs: a code and three words. Equal quotas have equal
+    /// words.
+    pub(crate) fn words(&self) -> (u8, [u64; 3]) {
+        let pair = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
+        match *self {
+            Self::Bucket(bucket) => {
+                let (units, window) = bucket.rate();
+                (Kind::Bucket as u8, [units, window, bucket.burst()])
+            }
+            Self::Sliding(sliding) => {
+                (Kind::Sliding as u8, [sliding.units(), sliding.window().get(), 0])
+            }
+            Self::Fixed(fixed) => {
+                (Kind::Fixed as u8, [fixed.units(), fixed.window().get(), fixed.align() as u64])
+            }
+            Self::Calendar(calendar) => {
+                let Boundaries { opens_at, ends_at, next_ends_at } = calendar.boundaries();
+                let words = [
+                    calendar.units(),
+                    pair(opens_at, ends_at),
+                    pair(next_ends_at, calendar.period() as u32),
+                ];
+                (Kind::Calendar as u8, words)
+            }
+            Self::Concurrent(concurrent) => {
+                (Kind::Concurrent as u8, [concurrent.units(), concurrent.lease().get(), 0])
+            }
+            Self::Level(level) => (Kind::Level as u8, [level.units(), 0, 0]),
+            Self::Cap(cap) => (Kind::Cap as u8, [cap.units(), 0, 0]),
+            Self::Unlimited(kind) => (kind as u8 | UNLIMITED_CODE, [0; 3]),
+        }
+    }
+
+    /// What [`Quota::words`] gave. `None` for words that no quota has.
+    pub(crate) fn from_words(code: u8, [first, second, third]: [u64; 3]) -> Option<Self> {
+        let kind = Kind::of_code(code & !UNLIMITED_CODE)?;
+        if code & UNLIMITED_CODE != 0 {
+            return Some(Self::Unlimited(kind));
+        }
+        let low = |word: u64| word as u32;
+        let high = |word: u64| (word >> 32) as u32;
+        match kind {
+            Kind::Bucket => {
+                // A rate in lowest terms may have a window below the least that a policy may say.
+                check_range("units", first, 1, UNITS_MAX).ok()?;
+                check_range("window_ns", second, 1, WINDOW_MAX.get()).ok()?;
+                check_range("burst", third, 1, UNITS_MAX).ok()?;
+                Some(Self::Bucket(Bucket::new(first, Nanos::new(second), third)))
+            }
+            Kind::Sliding => Self::sliding(first, Nanos::new(second)).ok(),
+            Kind::Fixed => {
+                let align = match third {
+                    1 => Align::Clock,
+                    2 => Align::First,
+                    _ => return None,
+                };
+                Self::fixed(first, Nanos::new(second), align).ok()
+            }
+            Kind::Calendar => {
+                let period = match high(third) {
+                    1 => Period::Day,
+                    2 => Period::Week,
+                    3 => Period::Month,
+                    _ => return None,
+                };
+                let at = Boundaries {
+                    opens_at: low(second),
+                    ends_at: high(second),
+                    next_ends_at: low(third),
+                };
+                Self::calendar(first, period, at).ok()
+            }
+            Kind::Concurrent => Self::concurrent(first, Nanos::new(second)).ok(),
+            Kind::Level => Self::level(first).ok(),
+            Kind::Cap => Self::cap(first).ok(),
         }
     }
 }

@@ -2,10 +2,10 @@
 //! that names either.
 
 #[cfg(not(table_model))]
-pub(crate) use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64};
+pub(crate) use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64};
 
 #[cfg(table_model)]
-pub(crate) use loom::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64};
+pub(crate) use loom::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64};
 
 pub(crate) use core::sync::atomic::Ordering;
 

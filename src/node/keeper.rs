@@ -166,7 +166,8 @@ impl Work {
             applied: (0, 0),
             sessions_opened,
         };
-        let beside = Beside { header, limits: limit_names(&policy.policy), sessions: saved };
+        let limits = limit_names(&policy.policy);
+        let beside = Beside { header, limits, sessions: saved, cluster: Vec::new() };
         let written = self.home.write(&beside, moment, pace).map_err(|error| error.to_string())?;
         let report = SnapshotReport {
             file: self.home.path_of(number),

@@ -3,12 +3,11 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::doors::asked::Bad;
+use crate::doors::json;
 use crate::doors::{Instance, OverrideRecord, Standing};
 use crate::engine::time::{Nanos, UtcTime};
 use crate::policy::{Account, Identity, Mode, Policy, moment_of, moment_text, span};
-
-use super::json;
-use super::request::Bad;
 
 /// The most identities that one answer lists.
 pub(super) const LISTED_MAX: usize = 10_000;

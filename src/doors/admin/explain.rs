@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::doors::asked::{Bad, Placed};
 use crate::doors::report::{finite, version_text};
 use crate::doors::{Desk, Loaded};
 use crate::engine::command::{CHARGES_MAX, Charge, Effect};
@@ -11,8 +12,6 @@ use crate::engine::decision::{Reading, Retry, Verdict};
 use crate::engine::table::{Pinned, Stamp};
 use crate::engine::time::{Nanos, Now};
 use crate::policy::{Explained, Handle, Limit, Request, RuleEffect, Scratch, Taken};
-
-use super::request::{Bad, Placed};
 
 /// A request, explained.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -13,14 +13,8 @@
 //! | `GET, POST /v1/overrides`, `POST /v1/overrides/clear` | [`OverrideReport`]s, and changes of them |
 //! | `GET, POST /v1/identities`, `POST /v1/identities/remove` | [`IdentityReport`]s, and changes of them |
 //!
-//! `request` and `answer` are pure: JSON to a request, a decision to a report. Every other
+//! The doors' `asked` and `answer` are pure: JSON to a request, an outcome to a report. Every other
 //! error is `{"error": {"code", "message"}}` with a status of 4xx. Alone knows HTTP.
-
-mod json;
-
-mod request;
-
-mod answer;
 
 mod explain;
 

@@ -1,8 +1,8 @@
-//! Paths to answers. Thin: what is asked is read in `request`, what is answered made in `answer`,
-//! `status` and `figures`.
+//! Paths to answers. Thin: what is asked is read in the doors' `asked`, what is answered made in
+//! their `answer`, in `status` and `figures`.
 
 use std::fmt::Write;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Bytes;
@@ -16,18 +16,18 @@ use serde::Serialize;
 use serde_json::json;
 use tokio::time::timeout;
 
+use crate::doors::answer;
+use crate::doors::asked::{Asked, Bad};
 use crate::doors::report::ErrorReport;
-use crate::doors::{Desk, Failure, Instance, Intent};
+use crate::doors::{Batch, Failure, Instance, Intent, SharedDesk};
 use crate::engine::table::Stamp;
 use crate::metrics::cells::Protocol;
 use crate::metrics::export;
 
 use super::access::{Access, Refusal};
-use super::answer::answer;
 use super::changes::{self, IdentityAsked, OverrideReport, Which};
 use super::explain::{explain, usage};
 use super::figures::figures;
-use super::request::{Asked, Bad};
 use super::status::Status;
 use super::vitals::Vitals;
 use super::{BODY_BYTES_MAX, BODY_TIME_MAX};
@@ -42,14 +42,14 @@ pub(super) struct Admin {
     instance: Arc<Instance>,
     vitals: Arc<Vitals>,
     /// The door's one desk: each has cells of its own, which are never given back.
-    desk: Mutex<Desk>,
+    desk: Arc<SharedDesk>,
     access: Access,
 }
 
 type Shared = State<Arc<Admin>>;
 
 pub(super) fn router(instance: Arc<Instance>, vitals: Arc<Vitals>, access: Access) -> Router {
-    let desk = Mutex::new(Desk::of(Protocol::Admin, Arc::clone(&instance)));
+    let desk = SharedDesk::new(Protocol::Admin, &instance);
     let admin = Arc::new(Admin { instance, vitals, desk, access });
     Router::new()
         .route("/metrics", get(metrics))
@@ -74,14 +74,10 @@ pub(super) fn router(instance: Arc<Instance>, vitals: Arc<Vitals>, access: Acces
         .with_state(admin)
 }
 
-/// Counts requests. The door's desk has the cells, and whoever holds it is their one writer.
 async fn count(State(admin): Shared, request: Request, next: Next) -> Response {
     let response = next.run(request).await;
-    let desk = admin.desk.lock().unwrap_or_else(PoisonError::into_inner);
-    desk.cells.requests.add(1);
-    if response.status().is_client_error() || response.status().is_server_error() {
-        desk.cells.errors.add(1);
-    }
+    let failed = response.status().is_client_error() || response.status().is_server_error();
+    admin.desk.count_requests(1, failed.into());
     response
 }
 
@@ -169,35 +165,25 @@ async fn ask(admin: &Admin, request: Request, intent: Intent) -> Result<Response
     expects_json(request.headers())?;
     let body = read_body(request).await?;
     let asked = Asked::parse(&body)?;
-    Ok(decide(admin, &asked, intent)?)
-}
-
-fn decide(admin: &Admin, asked: &Asked, intent: Intent) -> Result<Response, Bad> {
-    let mut desk = admin.desk.lock().unwrap_or_else(PoisonError::into_inner);
-    let instance = &admin.instance;
-    let mut stamp = Stamp::new(|| instance.clock.now());
-    let began_at = stamp.now().time;
-    let loaded = instance.policy.load();
+    let mut batch = Batch::new(&admin.desk);
+    let loaded = Arc::clone(batch.loaded());
     let placed = asked.place(&loaded.policy)?;
-    let pinned = instance.table.pin();
-    let report = answer(&mut desk, &loaded, &pinned, &placed, intent, &mut stamp)?;
-    drop(pinned);
-    desk.cells.duration(instance.clock.now().time.since(began_at).get(), 1);
-    Ok(json_response(StatusCode::OK, &report))
+    let index = batch.check(placed.handle, &placed.request(), intent);
+    batch.decide().await;
+    Ok(json_response(StatusCode::OK, &answer::report(&batch, index)?))
 }
 
 async fn explain_request(State(admin): Shared, request: Request) -> Result<Response, Refused> {
     expects_json(request.headers())?;
     let body = read_body(request).await?;
     let asked = Asked::parse(&body)?;
-    let mut desk = admin.desk.lock().unwrap_or_else(PoisonError::into_inner);
     let instance = &admin.instance;
     let loaded = instance.policy.load();
     let placed = asked.place(&loaded.policy)?;
     asked.check_attributes(placed.handle)?;
     let mut stamp = Stamp::new(|| instance.clock.now());
     let pinned = instance.table.pin();
-    let report = explain(&mut desk, &loaded, &pinned, &placed, &mut stamp)?;
+    let report = admin.desk.with(|desk| explain(desk, &loaded, &pinned, &placed, &mut stamp))?;
     Ok(json_response(StatusCode::OK, &report))
 }
 
@@ -205,7 +191,6 @@ async fn subject_usage(State(admin): Shared, request: Request) -> Result<Respons
     expects_json(request.headers())?;
     let body = read_body(request).await?;
     let asked = Asked::parse_subject(&body)?;
-    let mut desk = admin.desk.lock().unwrap_or_else(PoisonError::into_inner);
     let instance = &admin.instance;
     let loaded = instance.policy.load();
     let placed = asked.place(&loaded.policy)?;
@@ -213,7 +198,7 @@ async fn subject_usage(State(admin): Shared, request: Request) -> Result<Respons
     let mut stamp = Stamp::new(|| instance.clock.now());
     let pinned = instance.table.pin();
     let (handle, values) = (placed.handle, &placed.values);
-    let report = usage(&mut desk, &loaded, &pinned, handle, values, &mut stamp);
+    let report = admin.desk.with(|desk| usage(desk, &loaded, &pinned, handle, values, &mut stamp));
     Ok(json_response(StatusCode::OK, &report))
 }
 

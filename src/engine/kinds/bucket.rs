@@ -73,6 +73,11 @@ impl Bucket {
         backlog.min(self.ticks(self.burst))
     }
 
+    /// The rate as units per nanoseconds, from which [`Bucket::new`] makes the same bucket.
+    pub(in crate::engine) const fn rate(&self) -> (u64, u64) {
+        (self.ticks_per_ns, self.emission)
+    }
+
     /// Units that the full bucket holds.
     pub const fn burst(&self) -> u64 {
         self.burst

@@ -68,6 +68,11 @@ impl Calendar {
         self.units
     }
 
+    /// Where the windows lie.
+    pub(in crate::engine) const fn boundaries(&self) -> Boundaries {
+        self.at
+    }
+
     /// What a window is.
     pub const fn period(&self) -> Period {
         self.period

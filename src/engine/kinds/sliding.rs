@@ -62,6 +62,19 @@ pub(crate) struct Ring {
     pub(crate) total: u64,
 }
 
+impl Ring {
+    /// What still counts at `now`: the units weighted by when they were charged, and their sum.
+    pub(crate) fn live(&self, now: Now) -> (u64, u64) {
+        let current = now.time.as_nanos() / self.sub_ns.max(1);
+        let oldest = self.newest.max(current).saturating_sub(SUBS as u64 - 1);
+        let counts = (oldest..=self.newest).map(|ordinal| {
+            let units = self.counts[(ordinal % SUBS as u64) as usize];
+            (units.wrapping_mul(ordinal + 1), units)
+        });
+        counts.fold((0_u64, 0_u64), |sum, count| (sum.0.wrapping_add(count.0), sum.1 + count.1))
+    }
+}
+
 /// Words before the counts: the newest sub-window, the sum, a sub-window's length, and from which
 /// sub-window on there may be anything.
 const HEAD: usize = 4;

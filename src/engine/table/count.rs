@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 
 use crate::engine::command::LimitId;
 use crate::engine::decision::Refusal;
-use crate::engine::sync::{AtomicU64, Ordering};
+use crate::engine::sync::{AtomicBool, AtomicU64, Ordering};
 use crate::engine::time::Nanos;
 
 use super::LIMITS_MAX;
@@ -16,6 +16,8 @@ use super::LIMITS_MAX;
 pub(super) struct Counts {
     all: Count,
     limits: Box<[Count]>,
+    /// Whether somebody else keeps to the caps, so that nothing is refused here.
+    is_kept_elsewhere: AtomicBool,
 }
 
 struct Count {
@@ -45,6 +47,10 @@ impl Count {
     fn keys(&self) -> u64 {
         self.keys.load(Ordering::Relaxed)
     }
+
+    fn keys_max(&self) -> u64 {
+        self.keys_max.load(Ordering::Relaxed)
+    }
 }
 
 impl Counts {
@@ -53,7 +59,30 @@ impl Counts {
         Self {
             all: Count::new(keys_max),
             limits: (0..limits).map(|_| Count::new(u64::MAX)).collect(),
+            is_kept_elsewhere: AtomicBool::new(false),
         }
+    }
+
+    pub(super) fn keep_caps_elsewhere(&self) {
+        self.is_kept_elsewhere.store(true, Ordering::Relaxed);
+    }
+
+    /// The cap that so many new counters of a limit would pass, counting them all.
+    pub(super) fn room_for(&self, limit: LimitId, more: u64) -> Result<(), Refusal> {
+        let full = |count: &Count| count.keys().saturating_add(more) > count.keys_max();
+        if full(&self.all) {
+            return Err(Refusal::TableFull { limit: None, keys_max: self.all.keys_max() });
+        }
+        let count = self.limit(limit);
+        if full(count) {
+            return Err(Refusal::TableFull { limit: Some(limit), keys_max: count.keys_max() });
+        }
+        Ok(())
+    }
+
+    pub(super) fn has_low_caps(&self) -> bool {
+        let low = self.all.keys_max() / 5 * 4;
+        self.limits.iter().any(|count| count.keys_max() < low)
     }
 
     pub(super) fn cap(&self, limit: LimitId, keys_max: u64) {
@@ -65,7 +94,7 @@ impl Counts {
     }
 
     pub(super) fn keys_max(&self) -> u64 {
-        self.all.keys_max.load(Ordering::Relaxed)
+        self.all.keys_max()
     }
 
     pub(super) fn of(&self, limit: LimitId) -> u64 {
@@ -73,6 +102,10 @@ impl Counts {
     }
 
     pub(super) fn add(&self, limit: LimitId) -> Result<(), Refusal> {
+        if self.is_kept_elsewhere.load(Ordering::Relaxed) {
+            self.restore(limit, 1);
+            return Ok(());
+        }
         if let Err(keys_max) = self.all.add() {
             return Err(Refusal::TableFull { limit: None, keys_max });
         }

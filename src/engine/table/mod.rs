@@ -47,6 +47,7 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 
 use super::command::LimitId;
+use super::decision::Refusal;
 use super::key::{Key, Seed};
 use super::permit::PermitSpaces;
 use super::sync::epoch::{self, Guard};
@@ -184,6 +185,25 @@ impl Table {
         self.counts.cap(limit, keys_max);
     }
 
+    /// Refuses no new counter from now on: whoever hands requests in keeps to the caps, by
+    /// [`Table::room_for`]. Replicas must not differ because their counts do.
+    pub fn keep_caps_elsewhere(&self) {
+        self.counts.keep_caps_elsewhere();
+    }
+
+    /// Whether so many new counters of `limit` have room.
+    ///
+    /// # Errors
+    /// The cap that they would pass.
+    pub fn room_for(&self, limit: LimitId, more: u64) -> Result<(), Refusal> {
+        self.counts.room_for(limit, more)
+    }
+
+    /// Whether a limit's cap is lower than four fifths of the overall one.
+    pub fn has_low_caps(&self) -> bool {
+        self.counts.has_low_caps()
+    }
+
     /// Enters the table for a batch of checks.
     #[inline]
     pub fn pin(&self) -> Pinned<'_> {
@@ -212,6 +232,11 @@ impl Table {
 }
 
 impl Pinned<'_> {
+    /// Whether this key has a counter, perhaps a fresh one. False of one that others are at.
+    pub fn has(&self, key: Key) -> bool {
+        self.table.shard(key).find_settled(key, self.table.shape, &self.guard).is_some()
+    }
+
     /// Begins to fetch the cache line at which a key's search will begin.
     #[inline]
     pub fn prefetch(&self, key: Key) {

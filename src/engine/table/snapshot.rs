@@ -16,12 +16,12 @@ use core::ops::Deref;
 
 use crate::engine::command::LimitId;
 use crate::engine::key::Key;
-use crate::engine::kinds::{Cell, Ring};
+use crate::engine::kinds::{Bucket, Calendar, Cell, Fixed, Ring};
 use crate::engine::mutant::{Mutant, planted};
 use crate::engine::quota::Kind;
 use crate::engine::sync::epoch::{self, Guard};
 use crate::engine::sync::{AtomicU64, Backoff, Ordering};
-use crate::engine::time::{Nanos, Timestamp};
+use crate::engine::time::{Nanos, Now, Timestamp};
 
 use super::array::Array;
 use super::overlay::Noted;
@@ -72,6 +72,106 @@ pub(crate) struct Permitted {
     pub(crate) lapses_at: Timestamp,
     /// How long it was given for.
     pub(crate) lease: Nanos,
+}
+
+impl Table {
+    /// A hash of all counters that differ from fresh ones at `now`, the same for equal ones
+    /// wherever they lie. The caller must not have entered the table, and nobody may change it
+    /// meanwhile; replicas compare what they have.
+    pub fn hash(&self, now: Now) -> u64 {
+        let mut sum = 0_u64;
+        let Some(mut snapshot) = Snapshot::begin(self, u64::MAX) else { return 0 };
+        let mut backoff = Backoff::new();
+        while !snapshot.is_settled() {
+            backoff.wait();
+        }
+        let windows = snapshot.windows();
+        loop {
+            let walked = snapshot.walk(HASHED_PER_STEP, |_, counter| {
+                // Addition, since counters come in no order.
+                sum = sum.wrapping_add(counter.hash(&windows, now));
+            });
+            match walked {
+                Ok(Walked::Part) => {}
+                Ok(Walked::All) => return sum,
+                Err(Spent { .. }) => return 0,
+            }
+        }
+    }
+}
+
+/// Slots that are hashed before the table is entered anew.
+const HASHED_PER_STEP: usize = 65_536;
+
+impl Counter<'_> {
+    /// A hash of what the counter holds at `now`; zero if that is nothing. No secret, and not for
+    /// tables: it tells replicas apart that should be equal.
+    fn hash(&self, windows: &[Nanos], now: Now) -> u64 {
+        let window = || windows.get(self.detail as usize).copied().unwrap_or(Nanos::ZERO);
+        let mut sum = Mixer::new();
+        let [high, low] = self.key.words();
+        sum.add(high).add(low).add(self.kind as u64).add(self.limit.0.into());
+        match self.state {
+            State::Narrow(value) => {
+                let fresh = match self.kind {
+                    Kind::Bucket => Bucket::narrow_is_fresh(value, now),
+                    Kind::Fixed => Fixed::narrow_is_fresh(value, window(), now),
+                    Kind::Calendar => Calendar::narrow_is_fresh(value, window(), now),
+                    _ => value == 0,
+                };
+                if fresh {
+                    return 0;
+                }
+                sum.add(value);
+            }
+            State::Cell(cell) => {
+                let fresh = match self.kind {
+                    Kind::Bucket => Bucket::wide_is_fresh(cell, now),
+                    Kind::Fixed => Fixed::wide_is_fresh(cell, now),
+                    Kind::Calendar => Calendar::wide_is_fresh(cell, now),
+                    _ => false,
+                };
+                if fresh {
+                    return 0;
+                }
+                cell.iter().for_each(|word| _ = sum.add(*word));
+            }
+            State::Ring(ring) => {
+                let (newest, units) = ring.live(now);
+                if units == 0 {
+                    return 0;
+                }
+                sum.add(newest).add(units);
+            }
+            State::Permitted(permitted) => {
+                if permitted.lapses_at <= now.time {
+                    return 0;
+                }
+                sum.add(permitted.serial).add(permitted.units).add(permitted.lapses_at.as_nanos());
+            }
+        }
+        sum.end()
+    }
+}
+
+/// Multiplies and folds, word by word (Steele and Vigna, the mixer of SplitMix64).
+struct Mixer(u64);
+
+impl Mixer {
+    const fn new() -> Self {
+        Self(0x9E37_79B9_7F4A_7C15)
+    }
+
+    fn add(&mut self, word: u64) -> &mut Self {
+        let mixed = (self.0 ^ word).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        self.0 = (mixed ^ mixed >> 29).wrapping_add(0x9E37_79B9_7F4A_7C15);
+        self
+    }
+
+    fn end(&self) -> u64 {
+        let mixed = (self.0 ^ self.0 >> 30).wrapping_mul(0x94D0_49BB_1331_11EB);
+        (mixed ^ mixed >> 31) | 1
+    }
 }
 
 /// How far a snapshot has come.

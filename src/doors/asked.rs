@@ -2,11 +2,11 @@
 
 use serde_json::{Map, Value};
 
-use crate::doors::report::ErrorReport;
 use crate::engine::quota::UNITS_MAX;
-use crate::policy::{Handle, Policy, SlotUse};
+use crate::policy::{Handle, Policy, Request, SlotUse};
 
 use super::json;
+use super::report::ErrorReport;
 
 /// The fields of a request.
 const FIELDS: [&str; 7] = ["api", "method", "path", "class", "attributes", "cost", "costs"];
@@ -37,6 +37,13 @@ pub(super) struct Placed<'a> {
     pub(super) handle: &'a Handle,
     pub(super) values: Vec<Option<&'a [u8]>>,
     pub(super) costs: Vec<u64>,
+}
+
+impl Placed<'_> {
+    /// The request for the desk.
+    pub(super) fn request(&self) -> Request<'_> {
+        Request { values: &self.values, costs: &self.costs }
+    }
 }
 
 /// Caller: a request that cannot be asked. The code is the protocol's where it has one.

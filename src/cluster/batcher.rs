@@ -1,0 +1,516 @@
+//! Hands requests to the leader, and at the leader makes entries of them.
+//!
+//! One task at each node. It never holds an entry back to make it larger: while nothing is on its
+//! way, whatever waits is sealed at once, and while entries are, what comes meanwhile goes into the
+//! next one. So entries grow with load by themselves.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use openraft::Raft;
+use openraft::errors::ClientWriteError;
+use openraft::impls::ProgressResponder;
+use openraft::storage::RaftStateMachine;
+
+use crate::clock::Stamper;
+use crate::engine::decision::Refusal;
+use crate::engine::group::Group;
+
+use super::counts::Counts;
+use super::entry::{
+    COMMANDS_PER_ENTRY, ENTRY_BYTES_MAX, GROUPS_MAX, Record, Tag, Tagged, What, decode_group,
+};
+use super::host::{Host, Readings};
+use super::origin::{Asked, Origin};
+use super::types::{Entry, LeaderId, NodeId, TypeConfig};
+
+/// Entries that a leader has proposed and not applied. With two the disk and the network always
+/// have work; more would make entries smaller, and each costs much by itself.
+const UNAPPLIED_MAX: usize = 3;
+
+/// The most bytes of requests handed over by other nodes that wait at a leader. A link from which
+/// more comes is not read until there is room.
+const INBOX_BYTES_MAX: usize = 64 << 20;
+
+/// The most bytes of one frame from node to node.
+const FRAME_BYTES_MAX: usize = 900 << 10;
+
+/// How often things are looked at that nobody tells of.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// How long a leader waits that may not propose at the moment.
+const RETRY_AFTER: Duration = Duration::from_millis(5);
+
+/// Sends frames to other nodes, in order. The seam to the peers.
+pub trait Links: Send + Sync + 'static {
+    /// Sends a frame, or says that it cannot now: the link is down, or too much is on its way.
+    fn send(&self, to: NodeId, frame: Bytes) -> bool;
+}
+
+/// What one node is for the batcher at a moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    /// The leader of this term, which has applied an entry of it, so all earlier ones.
+    Leading(LeaderId),
+    /// A leader that has yet to.
+    Beginning,
+    /// A node that knows the leader of this term.
+    Following(NodeId, u64),
+    /// A node that knows of none.
+    Alone,
+}
+
+enum Item {
+    Group(Tagged),
+    Change(Tag, Bytes),
+}
+
+impl Item {
+    fn tag(&self) -> &Tag {
+        match self {
+            Self::Group(group) => &group.tag,
+            Self::Change(tag, _) => tag,
+        }
+    }
+
+    fn of(tag: Tag, asked: Asked) -> Self {
+        match asked {
+            Asked::Group { policy, body } => {
+                Self::Group(Tagged { tag, policy, refused: Vec::new(), body })
+            }
+            Asked::Change(change) => Self::Change(tag, change),
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Group(group) => group.bytes(),
+            Self::Change(_, change) => change.len() + 32,
+        }
+    }
+}
+
+/// What one node hands over to a leader at a time.
+struct HandedOver {
+    term: u64,
+    /// The highest sequence that this node handed over in this term before; 0 if it begins anew.
+    after: u64,
+    items: Vec<Item>,
+}
+
+/// Requests handed over by other nodes, as they came.
+#[derive(Default)]
+pub struct Inbox {
+    frames: Mutex<VecDeque<HandedOver>>,
+    bytes: AtomicUsize,
+    relinked: AtomicBool,
+}
+
+impl Inbox {
+    /// Takes in a frame from another node. Returns whether there is room for more.
+    ///
+    /// # Errors
+    /// If the frame is none.
+    pub fn take(&self, frame: Bytes) -> Result<bool, super::entry::Malformed> {
+        let bytes = frame.len();
+        let handed_over = HandedOver::decode(frame)?;
+        self.frames.lock().unwrap_or_else(PoisonError::into_inner).push_back(handed_over);
+        let before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        Ok(before + bytes < INBOX_BYTES_MAX)
+    }
+
+    /// A link to another node is new: what came of frames on the one before is not known.
+    pub fn note_relinked(&self) {
+        self.relinked.store(true, Ordering::Release);
+    }
+
+    /// Whether a frame has room.
+    pub fn has_room(&self) -> bool {
+        self.bytes.load(Ordering::Relaxed) < INBOX_BYTES_MAX
+    }
+
+    fn drain(&self) -> VecDeque<HandedOver> {
+        self.bytes.store(0, Ordering::Relaxed);
+        core::mem::take(&mut *self.frames.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl HandedOver {
+    fn encode(&self) -> Bytes {
+        let mut out = BytesMut::new();
+        out.put_u64_le(self.term);
+        out.put_u64_le(self.after);
+        out.put_u32_le(self.items.len() as u32);
+        for item in &self.items {
+            match item {
+                Item::Group(group) => {
+                    out.put_u8(1);
+                    group.encode(&mut out);
+                }
+                Item::Change(tag, change) => {
+                    out.put_u8(2);
+                    tag.encode(&mut out);
+                    out.put_u32_le(change.len() as u32);
+                    out.put_slice(change);
+                }
+            }
+        }
+        out.freeze()
+    }
+
+    fn decode(mut bytes: Bytes) -> Result<Self, super::entry::Malformed> {
+        use super::entry::Malformed;
+        if bytes.len() < 20 {
+            return Err(Malformed::Short);
+        }
+        let (term, after, count) = (bytes.get_u64_le(), bytes.get_u64_le(), bytes.get_u32_le());
+        let mut items = Vec::new();
+        for _ in 0..count {
+            if bytes.is_empty() {
+                return Err(Malformed::Short);
+            }
+            items.push(match bytes.get_u8() {
+                1 => Item::Group(Tagged::decode(&mut bytes)?),
+                2 => {
+                    let tag = Tag::decode(&mut bytes)?;
+                    let length = bytes.try_get_u32_le().map_err(|_| Malformed::Short)? as usize;
+                    if bytes.len() < length {
+                        return Err(Malformed::Short);
+                    }
+                    Item::Change(tag, bytes.split_to(length))
+                }
+                other => {
+                    let found = other.into();
+                    return Err(Malformed::Field { field: "the kind of a request", found });
+                }
+            });
+        }
+        Ok(Self { term, after, items })
+    }
+}
+
+/// Hands over and seals. One for each node, run as a task.
+pub struct Batcher<SM: RaftStateMachine<TypeConfig>> {
+    raft: Raft<TypeConfig, SM>,
+    origin: Arc<Origin>,
+    inbox: Arc<Inbox>,
+    links: Arc<dyn Links>,
+    host: Arc<dyn Host>,
+    readings: Arc<dyn Readings>,
+    counts: Arc<Counts>,
+    /// Of a leader.
+    lead: Option<Lead>,
+    /// To whom and for which term this node hands over, and the highest sequence so far.
+    handing_to: Option<(NodeId, u64, u64)>,
+}
+
+/// A leader's state.
+struct Lead {
+    leader: LeaderId,
+    stamper: Stamper,
+    open: VecDeque<Item>,
+    /// Of each other node: its run, and the highest sequence that was taken.
+    taken: HashMap<NodeId, (u64, u64)>,
+    unapplied: Arc<AtomicUsize>,
+    /// Items of entries that surely were not appended, to be proposed again.
+    returned: Arc<Mutex<Vec<Item>>>,
+    /// What a majority says of wall time, told by whoever asks the others.
+    fenced: bool,
+}
+
+impl<SM: RaftStateMachine<TypeConfig>> Batcher<SM> {
+    /// A batcher for the node of `origin`.
+    pub fn new(
+        raft: Raft<TypeConfig, SM>,
+        origin: Arc<Origin>,
+        inbox: Arc<Inbox>,
+        links: Arc<dyn Links>,
+        host: Arc<dyn Host>,
+        readings: Arc<dyn Readings>,
+        counts: Arc<Counts>,
+    ) -> Self {
+        Self { raft, origin, inbox, links, host, readings, counts, lead: None, handing_to: None }
+    }
+
+    /// Works until Raft stops.
+    pub async fn run(mut self) {
+        let mut looks = tokio::time::interval(LOOK_EVERY);
+        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = self.origin.news.notified() => {}
+                _ = looks.tick() => {
+                    let known = !matches!(self.role(), Role::Alone | Role::Beginning);
+                    self.origin.expire(known);
+                }
+            }
+            match self.role() {
+                Role::Leading(leader) => {
+                    if self.lead.as_ref().is_none_or(|lead| lead.leader != leader) {
+                        self.begin(leader).await;
+                    }
+                    self.take_in();
+                    if self.seal().await.is_err() {
+                        break;
+                    }
+                }
+                Role::Following(leader, term) => {
+                    // There is a later term, so this one's leader does not come back.
+                    self.lead = None;
+                    self.inbox.drain();
+                    self.hand_over(leader, term);
+                }
+                // A leader that hears nobody may yet go on in its term, with what it has taken.
+                Role::Beginning | Role::Alone => {}
+            }
+        }
+        self.origin.stop();
+    }
+
+    fn role(&self) -> Role {
+        if let Ok(leader) = self.raft.as_leader() {
+            let leader = leader.to_committed_leader_id();
+            let ready = self.origin.applied().leader() == Some(leader);
+            return if ready { Role::Leading(leader) } else { Role::Beginning };
+        }
+        let metrics = self.raft.metrics();
+        let metrics = openraft::async_runtime::watch::WatchReceiver::borrow_watched(&metrics);
+        match metrics.current_leader {
+            Some(leader) if leader != self.origin.node() => {
+                Role::Following(leader, metrics.current_term)
+            }
+            _ => Role::Alone,
+        }
+    }
+
+    /// The first entry of a leader: its clock begins, with wall time as a majority has it.
+    async fn begin(&mut self, leader: LeaderId) {
+        let applied = self.origin.applied();
+        let reading = self.readings.read();
+        let raw = (applied.raw > 0).then_some(applied.raw);
+        let time = applied.now.time.as_nanos()
+            + raw.map_or(0, |raw| reading.raw.saturating_sub(raw));
+        let ahead = self.counts.ahead.agreed(reading.wall.saturating_sub(time));
+        let stamper = Stamper::begin(applied.now, raw, reading, ahead);
+        self.handing_to = None;
+        self.lead = Some(Lead {
+            leader,
+            stamper,
+            open: VecDeque::new(),
+            taken: HashMap::new(),
+            unapplied: Arc::new(AtomicUsize::new(0)),
+            returned: Arc::default(),
+            fenced: false,
+        });
+        self.origin.hand_over_again(leader.term);
+    }
+
+    /// Gives the leader what is fresh here.
+    fn hand_over(&mut self, leader: NodeId, term: u64) {
+        let relinked = self.inbox.relinked.swap(false, Ordering::AcqRel);
+        let mut after = match self.handing_to {
+            Some((to, of, after)) if (to, of) == (leader, term) && !relinked => after,
+            _ => {
+                self.origin.hand_over_again(term);
+                0
+            }
+        };
+        loop {
+            let mut frame = HandedOver { term, after, items: Vec::new() };
+            let mut bytes = 0;
+            let fits = |bytes: usize, more: usize| bytes == 0 || bytes + more < FRAME_BYTES_MAX;
+            while let Some((tag, asked)) = self.origin.hand_over(term, |more| fits(bytes, more)) {
+                let item = Item::of(tag, asked);
+                bytes += item.bytes() + 64;
+                after = after.max(tag.sequence);
+                frame.items.push(item);
+            }
+            if frame.items.is_empty() {
+                break;
+            }
+            let items = frame.items.len() as u64;
+            if !self.links.send(leader, frame.encode()) {
+                // Once the link is up again all of it is handed over anew.
+                self.handing_to = None;
+                return;
+            }
+            self.counts.forwarded.fetch_add(items, Ordering::Relaxed);
+        }
+        self.handing_to = Some((leader, term, after));
+    }
+
+    /// Takes in what was asked here and what other nodes handed over.
+    fn take_in(&mut self) {
+        let Some(lead) = &mut self.lead else { return };
+        let returned = core::mem::take(
+            &mut *lead.returned.lock().unwrap_or_else(PoisonError::into_inner),
+        );
+        for item in returned.into_iter().rev() {
+            lead.open.push_front(item);
+        }
+        let term = lead.leader.term;
+        while let Some((tag, asked)) = self.origin.hand_over(term, |_| true) {
+            lead.take(Item::of(tag, asked));
+        }
+        for HandedOver { term: of, after, items } in self.inbox.drain() {
+            let Some(first) = items.first() else { continue };
+            let Tag { origin, incarnation, .. } = *first.tag();
+            let taken = match lead.taken.get(&origin) {
+                Some((run, taken)) if *run == incarnation => *taken,
+                _ => 0,
+            };
+            // Of a term that is over it comes again. Behind a gap, it comes again with what was
+            // lost; the node that sent it learns of the broken link, too.
+            if of != term || after > taken {
+                continue;
+            }
+            for item in items {
+                lead.take(item);
+            }
+        }
+    }
+
+    /// Makes entries of what is open and proposes them, as long as few are on their way.
+    async fn seal(&mut self) -> Result<(), ()> {
+        loop {
+            let Some(lead) = &mut self.lead else { return Ok(()) };
+            if lead.unapplied.load(Ordering::Acquire) >= UNAPPLIED_MAX {
+                return Ok(());
+            }
+            let what = if lead.fenced {
+                match lead.next(&*self.host, &self.counts) {
+                    Some(what) => what,
+                    None => return Ok(()),
+                }
+            } else {
+                lead.fenced = true;
+                What::Fence
+            };
+            let raw = self.readings.read().raw;
+            if let Some(ahead) = self.counts.ahead.steer_to() {
+                lead.stamper.steer(raw, ahead);
+            }
+            let now = lead.stamper.stamp(raw);
+            let record = Record { now, what };
+            let bytes = record.encode();
+            self.counts.proposed(&record, bytes.len());
+            let (responder, done) = ProgressResponder::complete_only();
+            let write = self.raft.write(Entry(bytes));
+            let write = write.with_leader(lead.leader).responder(responder);
+            lead.unapplied.fetch_add(1, Ordering::AcqRel);
+            if write.await.is_err() {
+                return Err(());
+            }
+            let (unapplied, returned) = (Arc::clone(&lead.unapplied), Arc::clone(&lead.returned));
+            let origin = Arc::clone(&self.origin);
+            let counts = Arc::clone(&self.counts);
+            let proposed_at = raw;
+            let readings = Arc::clone(&self.readings);
+            tokio::spawn(async move {
+                let outcome = done.await;
+                if let Ok(Err(ClientWriteError::ForwardToLeader(_))) = outcome {
+                    // Surely not appended. If this node leads on, it is proposed again.
+                    tokio::time::sleep(RETRY_AFTER).await;
+                    counts.resubmitted.fetch_add(1, Ordering::Relaxed);
+                    let mut returned = returned.lock().unwrap_or_else(PoisonError::into_inner);
+                    returned.extend(record.into_items());
+                } else {
+                    counts.committed(readings.read().raw.saturating_sub(proposed_at));
+                }
+                unapplied.fetch_sub(1, Ordering::AcqRel);
+                origin.news.notify_one();
+            });
+        }
+    }
+}
+
+impl Record {
+    fn into_items(self) -> Vec<Item> {
+        match self.what {
+            What::Groups(groups) => groups.into_iter().map(Item::Group).collect(),
+            What::Change { tag, change } => vec![Item::Change(tag, change)],
+            What::Fence | What::Checksum => Vec::new(),
+        }
+    }
+}
+
+impl Lead {
+    /// Takes in a request, unless it was before.
+    fn take(&mut self, item: Item) {
+        let Tag { origin, incarnation, sequence } = *item.tag();
+        let taken = self.taken.entry(origin).or_insert((incarnation, 0));
+        if taken.0 != incarnation {
+            *taken = (incarnation, 0);
+        }
+        if sequence > taken.1 {
+            taken.1 = sequence;
+            self.open.push_back(item);
+        }
+    }
+
+    /// What the next entry applies.
+    fn next(&mut self, host: &dyn Host, counts: &Counts) -> Option<What> {
+        if counts.checksum_is_due() {
+            return Some(What::Checksum);
+        }
+        if let Some(Item::Change(..)) = self.open.front() {
+            let Some(Item::Change(tag, change)) = self.open.pop_front() else { return None };
+            return Some(What::Change { tag, change });
+        }
+        let (mut groups, mut bytes, mut commands) = (Vec::new(), 0, 0);
+        while let Some(Item::Group(_)) = self.open.front() {
+            let Some(Item::Group(mut group)) = self.open.pop_front() else { break };
+            let count = group.body.get(..4).map_or(0, |mut count| count.get_u32_le() as usize);
+            let over = bytes + group.bytes() > ENTRY_BYTES_MAX
+                || commands + count > COMMANDS_PER_ENTRY
+                || groups.len() >= GROUPS_MAX;
+            if over && !groups.is_empty() {
+                self.open.push_front(Item::Group(group));
+                break;
+            }
+            bytes += group.bytes();
+            commands += count;
+            refuse_for_room(host, &mut group);
+            groups.push(group);
+        }
+        (!groups.is_empty()).then_some(What::Groups(groups))
+    }
+}
+
+/// The counters that may be on their way into a table that no check of room has counted yet: all
+/// of the entries that are not applied.
+const HEADROOM: u64 = (UNAPPLIED_MAX * COMMANDS_PER_ENTRY) as u64;
+
+/// Refuses commands that would bring a new counter, where there may be no room for it. Only the
+/// leader does, before it proposes: applying never refuses, so nodes cannot differ.
+fn refuse_for_room(host: &dyn Host, tagged: &mut Tagged) {
+    let table = host.table();
+    let usage = table.usage();
+    if usage.keys + HEADROOM < usage.keys_max / 5 * 4 && usage.keys_max > 0 {
+        // No limit may have more than four fifths, so none is near its cap either, unless its own
+        // is low; those are looked at below once the table fills.
+        if !table.has_low_caps() {
+            return;
+        }
+    }
+    let mut group = Group::default();
+    if decode_group(tagged.body.clone(), &mut group).is_err() {
+        return;
+    }
+    let pinned = table.pin();
+    let mut at = 0;
+    for (place, command) in group.commands.iter().enumerate() {
+        let charges = &group.charges[at..at + command.charges()];
+        at += command.charges();
+        let refusal = charges.iter().find_map(|charge| {
+            let room = table.room_for(charge.limit, 1).err()?;
+            (!pinned.has(charge.key)).then_some(room)
+        });
+        if let Some(refusal @ Refusal::TableFull { .. }) = refusal {
+            tagged.refused.push((place as u32, refusal));
+        }
+    }
+}

@@ -1,0 +1,315 @@
+//! Raft's state machine: applies the log to this node's table, by the same engine as a node that
+//! decides by itself, and keeps snapshots of it.
+
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use futures_util::{Stream, TryStreamExt};
+use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
+use openraft::{EntryPayload, OptionalSend};
+
+use crate::disk::{Beside, Header, Home, Moment, Storage, rest};
+use crate::engine::group::{Group, Outcomes, Performed, Undecided};
+use crate::engine::table::Table;
+use crate::engine::time::{Now, Timestamp, UtcTime};
+
+use super::counts::Counts;
+use super::entry::{Record, What, decode_group};
+use super::host::{Host, Readings, Restored};
+use super::origin::{Origin, refusal_at};
+use super::types::{
+    Applied, Entry, LogId, Membership, Snapshot, SnapshotFile, SnapshotMeta, TypeConfig,
+};
+use super::wire;
+
+/// The part of the counters that may change while a snapshot is written, as in `node`'s own.
+const NOTED_PARTS: u64 = 2;
+
+/// Fewest counters that may change meanwhile.
+const NOTED_MIN: u64 = 65_536;
+
+/// A node's snapshots, shared by who writes, who sends and who receives them.
+pub type SharedHome<S> = Arc<Mutex<Home<S>>>;
+
+/// Locks a home. Who panicked with it has left files that the next start removes.
+pub(super) fn lock<S: Storage>(home: &SharedHome<S>) -> MutexGuard<'_, Home<S>> {
+    home.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The state machine of one node.
+pub struct Machine<S: Storage> {
+    host: Arc<dyn Host>,
+    origin: Arc<Origin>,
+    counts: Arc<Counts>,
+    readings: Arc<dyn Readings>,
+    home: SharedHome<S>,
+    applied: Option<LogId>,
+    membership: Membership,
+    now: Now,
+    group: Group,
+    readings_of_one: Vec<crate::engine::decision::Reading>,
+}
+
+impl<S: Storage> Machine<S> {
+    /// A machine that has applied nothing.
+    pub fn new(
+        host: Arc<dyn Host>,
+        origin: Arc<Origin>,
+        counts: Arc<Counts>,
+        readings: Arc<dyn Readings>,
+        home: SharedHome<S>,
+    ) -> Self {
+        Self {
+            host,
+            origin,
+            counts,
+            readings,
+            home,
+            applied: None,
+            membership: Membership::default(),
+            now: Now::default(),
+            group: Group::default(),
+            readings_of_one: Vec::new(),
+        }
+    }
+
+    /// Applies one of our entries. Its moment is returned.
+    fn apply_record(&mut self, log_id: LogId, bytes: Bytes) -> io::Result<Now> {
+        let record = Record::decode(bytes).map_err(|malformed| broken(log_id, &malformed))?;
+        // A leader stamps later than all before it; were one not to, time would still not go back.
+        self.now = Now {
+            time: self.now.time.max(record.now.time),
+            utc: self.now.utc.max(record.now.utc),
+        };
+        let now = self.now;
+        match record.what {
+            What::Groups(groups) => {
+                let host = Arc::clone(&self.host);
+                let table = host.table();
+                let pinned = table.pin();
+                let mut sessions =
+                    host.sessions().lock().unwrap_or_else(PoisonError::into_inner);
+                let version = host.policy_version();
+                let mut position = 0;
+                for tagged in groups {
+                    if tagged.policy != version {
+                        self.origin.performed(&tagged.tag, Err(Undecided::Stale));
+                        continue;
+                    }
+                    decode_group(tagged.body, &mut self.group)
+                        .map_err(|malformed| broken(log_id, &malformed))?;
+                    let mut outcomes =
+                        self.origin.awaits(&tagged.tag).then(Outcomes::default);
+                    self.group.perform(
+                        &pinned,
+                        &mut sessions,
+                        now,
+                        |place| refusal_at(&tagged.refused, place),
+                        outcomes.as_mut(),
+                        &mut self.readings_of_one,
+                    );
+                    if let Some(outcomes) = outcomes {
+                        let performed = Performed { outcomes, index: log_id.index, position };
+                        self.origin.performed(&tagged.tag, Ok(performed));
+                    } else {
+                        self.origin.performed(&tagged.tag, Err(Undecided::Unknown));
+                    }
+                    position += self.group.commands.len() as u32;
+                }
+                self.counts.applied_commands(position.into());
+            }
+            What::Fence => {}
+            What::Change { tag, change } => {
+                let outcome = self.host.change(&change, now);
+                self.origin.changed(&tag, outcome);
+            }
+            What::Checksum => {
+                self.counts.note_checksum(log_id.index, self.host.table().hash(now));
+            }
+        }
+        self.host.follow(now);
+        Ok(now)
+    }
+}
+
+/// An entry that no node wrote: applying anything else in its place would make nodes differ.
+fn broken(log_id: LogId, what: &dyn std::error::Error) -> io::Error {
+    let message = format!("entry {} of the log cannot be applied: {what}", log_id.index);
+    io::Error::new(io::ErrorKind::InvalidData, message)
+}
+
+impl<S> RaftStateMachine<TypeConfig> for Machine<S>
+where
+    S: Storage + Send + Sync + 'static,
+    S::File: Send,
+    S::Bytes: Send,
+{
+    type SnapshotData = SnapshotFile;
+    type SnapshotBuilder = Builder<S>;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, Membership), io::Error> {
+        Ok((self.applied, self.membership.clone()))
+    }
+
+    async fn apply<Strm>(&mut self, mut entries: Strm) -> Result<(), io::Error>
+    where
+        Strm: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
+    {
+        while let Some((entry, responder)) = entries.try_next().await? {
+            let log_id = entry.log_id;
+            let now = match entry.payload {
+                EntryPayload::Blank => None,
+                EntryPayload::Normal(Entry(bytes)) => Some(self.apply_record(log_id, bytes)?),
+                EntryPayload::Membership(membership) => {
+                    self.membership = Membership::new(Some(log_id), membership);
+                    None
+                }
+            };
+            self.applied = Some(log_id);
+            self.origin.applied_to(log_id, now);
+            if let Some(responder) = responder {
+                responder.send(Applied);
+            }
+        }
+        Ok(())
+    }
+
+    async fn try_create_snapshot_builder(&mut self, _force: bool) -> Option<Self::SnapshotBuilder> {
+        Some(self.get_snapshot_builder().await)
+    }
+
+    /// The moment of a snapshot: between two entries, so exact at one index.
+    async fn get_snapshot_builder(&mut self) -> Self::SnapshotBuilder {
+        let table = self.host.table();
+        let noted_max = (table.usage().keys_max / NOTED_PARTS).max(NOTED_MIN);
+        let moment = Moment::mark(table, noted_max);
+        let meta =
+            SnapshotMeta { last_log_id: self.applied, last_membership: self.membership.clone() };
+        let identity = lock(&self.home).identity();
+        let header = Header {
+            instance: identity.id,
+            seed: identity.seed,
+            number: 0,
+            time: self.now.time,
+            utc: self.now.utc,
+            wall: UtcTime::from_nanos(self.readings.read().wall),
+            policy: 0,
+            next_permit: moment.as_ref().map_or(0, Moment::next_permit),
+            applied: self.applied.map_or((0, 0), |id| (id.index, id.leader_id.term)),
+            sessions_opened: 0,
+        };
+        let (mut beside, opaque) = self.host.beside(header);
+        beside.cluster = encode_manifest(&meta, &opaque);
+        Builder { beside, moment, meta, home: Arc::clone(&self.home) }
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        snapshot: SnapshotFile,
+    ) -> Result<(), io::Error> {
+        let home = Arc::clone(&self.home);
+        let host = Arc::clone(&self.host);
+        let (restored, now) = restore(&home, &*host, snapshot.number)?;
+        self.host.restore(restored).map_err(io::Error::other)?;
+        self.applied = meta.last_log_id;
+        self.membership = meta.last_membership.clone();
+        self.now = now;
+        self.host.follow(now);
+        self.origin.skipped_to(self.applied, now);
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
+        let home = lock(&self.home);
+        let Some(number) = home.last() else { return Ok(None) };
+        let verified = home.read(number).map_err(io::Error::other)?;
+        let (meta, _) = decode_manifest(verified.cluster())?;
+        Ok(Some(Snapshot { meta, snapshot: SnapshotFile { number } }))
+    }
+}
+
+/// What a snapshot's cluster section says: its meta with its length before it, then what the host
+/// keeps.
+fn encode_manifest(meta: &SnapshotMeta, opaque: &[u8]) -> Vec<u8> {
+    // A membership is bounded when it is proposed, so it is in bounds here.
+    let meta = wire::encode_snapshot_meta(meta).unwrap_or_default();
+    let mut out = Vec::with_capacity(4 + meta.len() + opaque.len());
+    out.extend_from_slice(&(meta.len() as u32).to_le_bytes());
+    out.extend_from_slice(&meta);
+    out.extend_from_slice(opaque);
+    out
+}
+
+fn decode_manifest(bytes: &[u8]) -> io::Result<(SnapshotMeta, Bytes)> {
+    let damaged = || io::Error::other("the snapshot's cluster section is cut off");
+    let (length, rest) = bytes.split_first_chunk::<4>().ok_or_else(damaged)?;
+    let length = u32::from_le_bytes(*length) as usize;
+    let (meta, opaque) = rest.split_at_checked(length).ok_or_else(damaged)?;
+    let meta = wire::decode_snapshot_meta(meta).map_err(io::Error::other)?;
+    Ok((meta, Bytes::copy_from_slice(opaque)))
+}
+
+/// Reads a snapshot into a table of its own, whole, before anything of it counts.
+fn restore<S: Storage>(
+    home: &SharedHome<S>,
+    host: &dyn Host,
+    number: u64,
+) -> io::Result<(Restored, Now)> {
+    let home = lock(home);
+    let verified = home.read(number).map_err(io::Error::other)?;
+    let header = verified.outline().header;
+    let (_, opaque) = decode_manifest(verified.cluster())?;
+    let mut table: Table = host.empty_table();
+    // Limits have the same numbers at all nodes and for as long as the cluster lives.
+    let loaded = verified.load(&mut table, |limit| Some(limit.id));
+    loaded.map_err(|damage| io::Error::other(home.damaged(number, damage)))?;
+    table.number_permits_from(header.next_permit);
+    let now = Now {
+        time: Timestamp::from_nanos(header.time.as_nanos()),
+        utc: UtcTime::from_nanos(header.utc.as_nanos()),
+    };
+    let sessions = (header.sessions_opened, verified.sessions());
+    Ok((Restored { table, sessions, opaque, now }, now))
+}
+
+/// Writes a snapshot whose moment has been marked.
+pub struct Builder<S: Storage> {
+    beside: Beside,
+    moment: Option<Moment<Arc<Table>>>,
+    meta: SnapshotMeta,
+    home: SharedHome<S>,
+}
+
+impl<S> RaftSnapshotBuilder<TypeConfig> for Builder<S>
+where
+    S: Storage + Send + Sync + 'static,
+    S::File: Send,
+    S::Bytes: Send,
+{
+    type SnapshotData = SnapshotFile;
+
+    async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
+        let moment = self.moment.take();
+        let moment = moment.ok_or_else(|| io::Error::other("another snapshot is being taken"))?;
+        let home = Arc::clone(&self.home);
+        let mut beside = Beside {
+            header: self.beside.header,
+            limits: core::mem::take(&mut self.beside.limits),
+            sessions: core::mem::take(&mut self.beside.sessions),
+            cluster: core::mem::take(&mut self.beside.cluster),
+        };
+        let written = tokio::task::spawn_blocking(move || {
+            // Nobody else needs the home for long: receiving a snapshot waits.
+            let mut home = lock(&home);
+            beside.header.number = home.next_number();
+            let number = beside.header.number;
+            home.write(&beside, moment, &mut rest()).map(|_| number)
+        });
+        let written = written.await.map_err(io::Error::other)?;
+        let number = written.map_err(|error| io::Error::other(error.to_string()))?;
+        Ok(Snapshot { meta: self.meta.clone(), snapshot: SnapshotFile { number } })
+    }
+}
+

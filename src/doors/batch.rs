@@ -1,0 +1,478 @@
+//! What one read of a door asks, decided together: the way to the desk for every door but the
+//! binary one.
+//!
+//! A batch owns what it was asked, so its answers outlive the wait between asking and deciding.
+//! Standalone there is no wait: the table decides at once. Whatever else comes to decide, comes
+//! into [`Batch::decide`], and no door changes.
+
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::clock::LocalClock;
+use crate::engine::command::{Amend, Charge};
+use crate::engine::decision::{Decision, Reading, Refusal};
+use crate::engine::permit::PermitId;
+use crate::engine::quota::QuotaError;
+use crate::engine::table::{Pinned, Stamp};
+use crate::engine::time::{Nanos, Now};
+use crate::metrics::cells::{self, Protocol};
+use crate::policy::{Handle, Rendered, Request, ResolveError, Resolved, Unavailable};
+
+use super::{Answered, Desk, Instance, Intent, Loaded, Problem};
+
+/// A desk for all connections of one thread of a door. They hold it while they decide, never while
+/// they wait.
+pub struct SharedDesk(Mutex<Inner>);
+
+struct Inner {
+    desk: Desk,
+    clock: LocalClock,
+}
+
+impl SharedDesk {
+    /// A desk for one thread of the door that speaks `protocol`.
+    pub fn new(protocol: Protocol, instance: &Arc<Instance>) -> Arc<Self> {
+        let (desk, clock) = (Desk::of(protocol, Arc::clone(instance)), instance.clock.local());
+        Arc::new(Self(Mutex::new(Inner { desk, clock })))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lends the desk to what asks without deciding.
+    pub fn with<R>(&self, ask: impl FnOnce(&mut Desk) -> R) -> R {
+        ask(&mut self.lock().desk)
+    }
+
+    /// Counts requests and how many of them were answered with an error.
+    pub fn count_requests(&self, requests: u64, errors: u64) {
+        let inner = self.lock();
+        inner.desk.cells.requests.add(requests);
+        inner.desk.cells.errors.add(errors);
+    }
+
+    /// Counts a connection that was closed for breaking the protocol or a deadline.
+    pub fn count_dropped(&self) {
+        self.lock().desk.cells.connections_dropped.add(1);
+    }
+}
+
+/// What one read asks, under one policy.
+pub struct Batch {
+    desk: Arc<SharedDesk>,
+    loaded: Arc<Loaded>,
+    items: Vec<Item>,
+    /// Values of all requests, one after the other.
+    bytes: Vec<u8>,
+    /// Where each value lies.
+    values: Vec<Option<Range<usize>>>,
+    costs: Vec<u64>,
+    /// Charges of inline items.
+    charges: Vec<Charge>,
+    /// For each reading of a handle's item the index of its limit there.
+    limits: Vec<u16>,
+    readings: Vec<Reading>,
+}
+
+struct Item {
+    ask: Ask,
+    outcome: Settled,
+}
+
+enum Ask {
+    Check { request: Asked, intent: Intent },
+    Inline { charges: Range<usize>, intent: Intent },
+    Amend { request: Asked, limit: Option<u16>, amend: Amend },
+    AmendInline { charge: usize, amend: Amend },
+    Release(PermitId),
+    Renew(PermitId, Option<Nanos>),
+}
+
+/// A request of a handle.
+#[derive(Clone)]
+struct Asked {
+    handle: u32,
+    values: Range<usize>,
+    costs: Range<usize>,
+}
+
+/// An outcome, by places in the batch.
+enum Settled {
+    Pending,
+    Decided {
+        resolved: Option<Resolved>,
+        decision: Decision,
+        limits: usize,
+        readings: Range<usize>,
+    },
+    FailedOpen(Problem),
+    Failed(Problem),
+    Amended {
+        counters: usize,
+        readings: Range<usize>,
+    },
+    Released(u64),
+    Renewed(Result<Option<Nanos>, QuotaError>),
+}
+
+/// What became of an item.
+#[derive(Clone, Copy, Debug)]
+pub enum Outcome<'a> {
+    /// A check or peek was decided.
+    Decided {
+        /// How.
+        decision: &'a Decision,
+        /// Each charge's counter, in their order. None if a rule of the policy decided.
+        readings: &'a [Reading],
+        /// For each reading the index of its limit in the handle; none of an inline check.
+        limits: &'a [u16],
+    },
+    /// No decision could be had, and `when_unavailable` lets the request pass.
+    FailedOpen(&'a Problem),
+    /// No decision could be had. Nothing was charged.
+    Failed(&'a Problem),
+    /// So many counters were amended; how they stand, if they were given inline.
+    Amended(usize, &'a [Reading]),
+    /// A permit was given back, and held so many units.
+    Released(u64),
+    /// A permit is kept for so long; `None`: it holds nothing any more.
+    Renewed(Option<Nanos>),
+    /// The lease asked for is outside its range.
+    BadLease(&'a QuotaError),
+    /// Not decided yet.
+    Pending,
+}
+
+impl Batch {
+    /// An empty batch under the policy in force.
+    pub fn new(desk: &Arc<SharedDesk>) -> Self {
+        let loaded = desk.lock().desk.instance.policy.load_full();
+        Self {
+            desk: Arc::clone(desk),
+            loaded,
+            items: Vec::new(),
+            bytes: Vec::new(),
+            values: Vec::new(),
+            costs: Vec::new(),
+            charges: Vec::new(),
+            limits: Vec::new(),
+            readings: Vec::new(),
+        }
+    }
+
+    /// The policy by which the batch is resolved.
+    pub fn loaded(&self) -> &Arc<Loaded> {
+        &self.loaded
+    }
+
+    /// How many items there are.
+    pub fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    /// Whether nothing is asked.
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    /// Asks for a request of a handle of [`Batch::loaded`]. Returns the item's index.
+    pub fn check(&mut self, handle: &Handle, request: &Request<'_>, intent: Intent) -> usize {
+        let request = self.own(handle, request);
+        self.push(Ask::Check { request, intent })
+    }
+
+    /// Asks for a request of inline limits. Returns the item's index.
+    pub fn inline(&mut self, charges: &[Charge], intent: Intent) -> usize {
+        let from = self.charges.len();
+        self.charges.extend_from_slice(charges);
+        self.push(Ask::Inline { charges: from..self.charges.len(), intent })
+    }
+
+    /// Amends the counters of a request: all of them, or that of the limit with this index in the
+    /// handle. Returns the item's index.
+    pub fn amend(
+        &mut self,
+        handle: &Handle,
+        request: &Request<'_>,
+        limit: Option<u16>,
+        amend: Amend,
+    ) -> usize {
+        let request = self.own(handle, request);
+        self.push(Ask::Amend { request, limit, amend })
+    }
+
+    /// Amends the counter of an inline limit. Returns the item's index.
+    pub fn amend_inline(&mut self, charge: Charge, amend: Amend) -> usize {
+        self.charges.push(charge);
+        self.push(Ask::AmendInline { charge: self.charges.len() - 1, amend })
+    }
+
+    /// Gives a permit back. Returns the item's index.
+    pub fn release(&mut self, permit: PermitId) -> usize {
+        self.push(Ask::Release(permit))
+    }
+
+    /// Keeps a permit for `lease`, or for as long as it was given. Returns the item's index.
+    pub fn renew(&mut self, permit: PermitId, lease: Option<Nanos>) -> usize {
+        self.push(Ask::Renew(permit, lease))
+    }
+
+    fn push(&mut self, ask: Ask) -> usize {
+        self.items.push(Item { ask, outcome: Settled::Pending });
+        self.items.len() - 1
+    }
+
+    fn own(&mut self, handle: &Handle, request: &Request<'_>) -> Asked {
+        let (values_from, costs_from) = (self.values.len(), self.costs.len());
+        for value in request.values {
+            let place = value.map(|value| {
+                self.bytes.extend_from_slice(value);
+                self.bytes.len() - value.len()..self.bytes.len()
+            });
+            self.values.push(place);
+        }
+        self.costs.extend_from_slice(request.costs);
+        Asked {
+            handle: handle.number(),
+            values: values_from..self.values.len(),
+            costs: costs_from..self.costs.len(),
+        }
+    }
+
+    /// Decides all items, in their order and at one moment.
+    pub async fn decide(&mut self) {
+        let desk = Arc::clone(&self.desk);
+        let mut inner = desk.lock();
+        let Inner { desk, clock } = &mut *inner;
+        let mut stamp = Stamp::new(|| clock.now());
+        let began_at = stamp.now().time;
+        self.decide_on(desk, &mut stamp);
+        let took = clock.now().time.since(began_at);
+        desk.cells.duration(took.get(), self.items.len() as u64);
+    }
+
+    /// Decides at moments that the caller gives.
+    #[cfg(test)]
+    pub(super) fn decide_at<F: FnMut() -> Now>(&mut self, stamp: &mut Stamp<F>) {
+        let desk = Arc::clone(&self.desk);
+        self.decide_on(&mut desk.lock().desk, stamp);
+    }
+
+    fn decide_on<F: FnMut() -> Now>(&mut self, desk: &mut Desk, stamp: &mut Stamp<F>) {
+        let instance = Arc::clone(&desk.instance);
+        let loaded = Arc::clone(&self.loaded);
+        let pinned = instance.table.pin();
+        desk.clear();
+        let resolved: Vec<_> = (0..self.items.len())
+            .map(|index| self.resolve(index, desk, &loaded, &pinned))
+            .collect();
+        for (index, resolved) in resolved.into_iter().enumerate() {
+            self.items[index].outcome = match resolved {
+                Ok(place) => self.settle(index, place, desk, &loaded, &pinned, stamp),
+                Err(outcome) => outcome,
+            };
+        }
+        desk.clear();
+    }
+
+    /// The first pass: an item's charges, and their counters on the way.
+    fn resolve(
+        &self,
+        index: usize,
+        desk: &mut Desk,
+        loaded: &Loaded,
+        pinned: &Pinned<'_>,
+    ) -> Result<Place, Settled> {
+        let asked = match &self.items[index].ask {
+            Ask::Check { request, .. } | Ask::Amend { request, .. } => request,
+            Ask::Inline { charges, .. } => {
+                let from = desk.charges.len();
+                desk.charges.extend_from_slice(&self.charges[charges.clone()]);
+                for charge in &self.charges[charges.clone()] {
+                    pinned.prefetch(charge.key);
+                }
+                return Ok(Place::Charges(from..desk.charges.len()));
+            }
+            Ask::AmendInline { charge, .. } => {
+                pinned.prefetch(self.charges[*charge].key);
+                return Ok(Place::Nowhere);
+            }
+            Ask::Release(_) | Ask::Renew(..) => return Ok(Place::Nowhere),
+        };
+        // A handle of the policy that this batch was made under: it is there.
+        let Some(handle) = loaded.policy.handle(asked.handle) else { return Ok(Place::Nowhere) };
+        let resolved =
+            self.with_request(asked, |request| desk.resolve(loaded, pinned, handle, request));
+        resolved.map(Place::Handle).map_err(|error| {
+            let charges =
+                matches!(self.items[index].ask, Ask::Check { intent: Intent::Charge, .. });
+            let (outcome, when_unavailable) = match error {
+                ResolveError::BadAttribute { when_unavailable, .. } => {
+                    (cells::Outcome::Unavailable, when_unavailable)
+                }
+                ResolveError::CostTooLarge { .. } | ResolveError::TooManyLimits { .. } => {
+                    (cells::Outcome::Error, Unavailable::Deny)
+                }
+            };
+            if charges {
+                desk.cells.check(handle.api_number(), outcome);
+            }
+            match (&self.items[index].ask, when_unavailable) {
+                (Ask::Check { .. }, Unavailable::Allow) => {
+                    Settled::FailedOpen(Problem::Resolve(error))
+                }
+                _ => Settled::Failed(Problem::Resolve(error)),
+            }
+        })
+    }
+
+    /// The second pass: what becomes of an item.
+    fn settle<F: FnMut() -> Now>(
+        &mut self,
+        index: usize,
+        place: Place,
+        desk: &mut Desk,
+        loaded: &Loaded,
+        pinned: &Pinned<'_>,
+        stamp: &mut Stamp<F>,
+    ) -> Settled {
+        match (&self.items[index].ask, place) {
+            (Ask::Check { request, intent }, Place::Handle(resolved)) => {
+                let Some(handle) = loaded.policy.handle(request.handle) else {
+                    return Settled::Pending;
+                };
+                let (asked, intent) = (request.clone(), *intent);
+                let api = handle.api_number();
+                match desk.decide(pinned, api, handle, &resolved, intent, stamp) {
+                    Ok(Answered::Decided(decision)) => {
+                        if intent == Intent::Charge
+                            && let Some(limit) = desk.denial_due(&resolved, &decision)
+                        {
+                            let version = loaded.policy.version();
+                            self.with_request(&asked, |request| {
+                                desk.instance.journal.denied(handle, limit, version, request);
+                            });
+                        }
+                        self.decided(desk, Some(resolved), decision)
+                    }
+                    Ok(Answered::FailedOpen(problem)) => Settled::FailedOpen(problem),
+                    Err(problem) => Settled::Failed(problem),
+                }
+            }
+            (Ask::Inline { intent, .. }, Place::Charges(charges)) => {
+                match desk.decide_inline(pinned, charges, *intent, stamp) {
+                    Ok(decision) => self.decided(desk, None, decision),
+                    Err(refusal) => Settled::Failed(Problem::Refused(refusal)),
+                }
+            }
+            (&Ask::Amend { limit, amend, .. }, Place::Handle(resolved)) => {
+                let charges = desk.charges[resolved.charges()].iter();
+                let charges: Vec<Charge> = charges
+                    .zip(&desk.limits[resolved.limits()])
+                    .filter(|(_, index)| limit.is_none_or(|limit| limit == **index))
+                    .map(|(charge, _)| *charge)
+                    .collect();
+                let amended = pinned.amend(&charges, amend, stamp, &mut desk.readings);
+                self.amended(desk, amended)
+            }
+            (&Ask::AmendInline { charge, amend }, _) => {
+                let charge = self.charges[charge];
+                let amended = pinned.amend(&[charge], amend, stamp, &mut desk.readings);
+                self.amended(desk, amended)
+            }
+            (&Ask::Release(permit), _) => Settled::Released(pinned.release(permit, stamp)),
+            (&Ask::Renew(permit, lease), _) => Settled::Renewed(pinned.renew(permit, lease, stamp)),
+            _ => Settled::Pending,
+        }
+    }
+
+    fn decided(&mut self, desk: &Desk, resolved: Option<Resolved>, decision: Decision) -> Settled {
+        let (limits, from) = (self.limits.len(), self.readings.len());
+        if let Some(resolved) = &resolved {
+            self.limits.extend_from_slice(&desk.limits[resolved.limits()]);
+        }
+        self.readings.extend_from_slice(&desk.readings);
+        Settled::Decided { resolved, decision, limits, readings: from..self.readings.len() }
+    }
+
+    fn amended(&mut self, desk: &Desk, amended: Result<(usize, Now), Refusal>) -> Settled {
+        match amended {
+            Ok((counters, _)) => {
+                let from = self.readings.len();
+                self.readings.extend_from_slice(&desk.readings);
+                Settled::Amended { counters, readings: from..self.readings.len() }
+            }
+            Err(refusal) => Settled::Failed(Problem::Refused(refusal)),
+        }
+    }
+
+    /// What became of an item; indexes are those that asking returned.
+    pub fn outcome(&self, index: usize) -> Outcome<'_> {
+        match self.items.get(index).map(|item| &item.outcome) {
+            Some(Settled::Decided { resolved, decision, limits, readings }) => {
+                let count = if resolved.is_some() { readings.len() } else { 0 };
+                let limits = self.limits.get(*limits..limits + count).unwrap_or_default();
+                Outcome::Decided { decision, readings: &self.readings[readings.clone()], limits }
+            }
+            Some(Settled::FailedOpen(problem)) => Outcome::FailedOpen(problem),
+            Some(Settled::Failed(problem)) => Outcome::Failed(problem),
+            Some(Settled::Amended { counters, readings }) => {
+                Outcome::Amended(*counters, &self.readings[readings.clone()])
+            }
+            Some(Settled::Released(units)) => Outcome::Released(*units),
+            Some(Settled::Renewed(Ok(kept))) => Outcome::Renewed(*kept),
+            Some(Settled::Renewed(Err(error))) => Outcome::BadLease(error),
+            Some(Settled::Pending) | None => Outcome::Pending,
+        }
+    }
+
+    /// The handle that an item asked, if it asked one.
+    pub fn handle(&self, index: usize) -> Option<&Handle> {
+        match &self.items.get(index)?.ask {
+            Ask::Check { request, .. } | Ask::Amend { request, .. } => {
+                self.loaded.policy.handle(request.handle)
+            }
+            _ => None,
+        }
+    }
+
+    /// Writes the answer to a check of a handle in HTTP's terms. `None`: the item is no such check,
+    /// or is not decided.
+    pub fn render(&self, index: usize, out: &mut Rendered) -> Option<()> {
+        let Item { ask: Ask::Check { request, .. }, outcome } = self.items.get(index)? else {
+            return None;
+        };
+        let handle = self.loaded.policy.handle(request.handle)?;
+        match outcome {
+            Settled::Decided { resolved: Some(resolved), decision, limits, readings } => {
+                let limits = self.limits.get(*limits..limits + readings.len())?;
+                let readings = &self.readings[readings.clone()];
+                self.with_request(request, |request| {
+                    handle.render(resolved, limits, request, decision, readings, out);
+                });
+            }
+            Settled::FailedOpen(_) => handle.render_unavailable(Unavailable::Allow, out),
+            Settled::Failed(_) => handle.render_unavailable(Unavailable::Deny, out),
+            _ => return None,
+        }
+        Some(())
+    }
+
+    fn with_request<R>(&self, asked: &Asked, with: impl FnOnce(&Request<'_>) -> R) -> R {
+        let values = self.values[asked.values.clone()].iter();
+        let values: Vec<Option<&[u8]>> =
+            values.map(|place| place.clone().map(|place| &self.bytes[place])).collect();
+        with(&Request { values: &values, costs: &self.costs[asked.costs.clone()] })
+    }
+}
+
+/// Where an item's charges lie on the desk.
+enum Place {
+    Handle(Resolved),
+    Charges(Range<usize>),
+    Nowhere,
+}
+
+#[cfg(test)]
+mod tests;
