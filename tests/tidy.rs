@@ -136,7 +136,8 @@ const CRATES: &[(&str, &[&str])] = &[
     ("annotate_snippets", &["src/policy/error.rs"]),
     ("arc_swap", &["src/doors/mod.rs"]),
     ("axum", &["src/doors/admin"]),
-    ("bytes", &["protocol/src/client"]),
+    // Payloads that several hold at once.
+    ("bytes", &["protocol/src/client", "src/cluster", "src/disk/log"]),
     ("clap", &["src/cli"]),
     ("crc32c", &["src/disk"]),
     ("crossbeam_epoch", &["src/engine/sync.rs"]),
@@ -151,7 +152,8 @@ const CRATES: &[(&str, &[&str])] = &[
     ("metrics", &["src/metrics/export.rs"]),
     ("metrics_exporter_prometheus", &["src/metrics/export.rs"]),
     // The kernel's clocks, and its random numbers and priorities, which only who wires a node asks for.
-    ("rustix", &["src/clock/os.rs", "src/node.rs", "src/node"]),
+    // And files in ways that `std` does not know.
+    ("rustix", &["src/clock/os.rs", "src/disk/files.rs", "src/node.rs", "src/node"]),
     // Three texts that others write or read: the config file, the doors' JSON, and body templates,
     // which must be JSON and are only looked at.
     ("serde", &["src/config/raw.rs", "src/doors", "src/policy/template.rs"]),

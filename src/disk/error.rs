@@ -51,6 +51,29 @@ pub enum DiskError {
         /// The directory.
         path: String,
     },
+    /// Operator: the log is damaged where it was on disk already.
+    LogDamaged {
+        /// The file.
+        path: String,
+        /// Byte of the file at which what is wrong begins.
+        offset: u64,
+        /// What was found, and what was expected.
+        what: String,
+    },
+    /// Operator: a file of the log is gone.
+    LogGone {
+        /// The file.
+        path: String,
+        /// How one can tell.
+        what: String,
+    },
+    /// Operator: another version of the program wrote the log.
+    LogVersion {
+        /// The file.
+        path: String,
+        /// Its version.
+        found: u32,
+    },
     /// Operator: the operating system refuses.
     Io {
         /// What was to be done.
@@ -61,6 +84,11 @@ pub enum DiskError {
         source: io::Error,
     },
 }
+
+/// What to do about a log that has lost what was acknowledged.
+const REJOIN: &str = "The log has lost what others were told is on disk, so this node must not go \
+                      on with it: remove the node from the cluster, move its log away, and add it \
+                      again under a new number";
 
 impl fmt::Display for DiskError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -102,6 +130,16 @@ impl fmt::Display for DiskError {
             Self::NoPrevious { path } => write!(
                 f,
                 "{path} holds no snapshot before the last one; start without `--restore previous`"
+            ),
+            Self::LogDamaged { path, offset, what } => {
+                write!(f, "{path} is damaged at offset {offset}: {what}. {REJOIN}")
+            }
+            Self::LogGone { path, what } => write!(f, "{path} is gone: {what}. {REJOIN}"),
+            Self::LogVersion { path, found } => write!(
+                f,
+                "{path} has format version {found}, this program reads {}; start the program that \
+                 wrote it",
+                super::log::VERSION
             ),
             Self::Io { doing, path, source } => write!(f, "cannot {doing} {path}: {source}"),
         }

@@ -123,18 +123,24 @@ impl Disk {
 }
 
 impl Inode {
-    fn put(&mut self, bytes: &[u8]) {
-        let from = self.bytes.len();
-        self.bytes.extend_from_slice(bytes);
-        self.unsynced.extend(from / SECTOR..self.bytes.len().div_ceil(SECTOR));
+    fn put(&mut self, from: usize, bytes: &[u8]) {
+        let to = from + bytes.len();
+        self.bytes.resize(to.max(self.bytes.len()), 0);
+        self.bytes[from..to].copy_from_slice(bytes);
+        self.unsynced.extend(from / SECTOR..to.div_ceil(SECTOR));
     }
 
     fn survivor(&self, random: &mut Random) -> Self {
         let mut bytes = self.synced.clone();
-        // The length is written by itself.
-        let grown = self.bytes.len() - bytes.len();
-        let grown = [0, grown, random.below(grown as u64 + 1) as usize][random.below(3) as usize];
-        bytes.resize(self.synced.len() + grown, 0);
+        // The length is written by itself. What was cut off may be back.
+        if self.bytes.len() < bytes.len() {
+            bytes.truncate([bytes.len(), self.bytes.len()][random.below(2) as usize]);
+        } else {
+            let grown = self.bytes.len() - bytes.len();
+            let part = random.below(grown as u64 + 1) as usize;
+            let grown = [0, grown, part][random.below(3) as usize];
+            bytes.resize(self.synced.len() + grown, 0);
+        }
         for sector in &self.unsynced {
             let from = (sector * SECTOR).min(bytes.len());
             let whole = (from + SECTOR).min(bytes.len());
@@ -143,7 +149,10 @@ impl Inode {
                 1 => whole,
                 _ => from + random.below((whole - from) as u64 + 1) as usize,
             };
-            bytes[from..to].copy_from_slice(&self.bytes[from..to]);
+            let to = to.min(self.bytes.len()).max(from);
+            if from < self.bytes.len() {
+                bytes[from..to].copy_from_slice(&self.bytes[from..to]);
+            }
         }
         Self { synced: bytes.clone(), bytes, unsynced: BTreeSet::new() }
     }
@@ -197,6 +206,10 @@ impl Storage for Disk {
         Ok(Handle { disk: self.clone(), inode })
     }
 
+    fn open(&self, name: &str) -> io::Result<Handle> {
+        self.append(name)
+    }
+
     fn read(&self, name: &str) -> io::Result<Vec<u8>> {
         let state = self.state();
         Ok(state.files[state.find(name)?].bytes.clone())
@@ -224,18 +237,21 @@ impl Storage for Disk {
     }
 }
 
-impl io::Write for Handle {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+impl Handle {
+    fn put(&self, bytes: &[u8], offset: Option<u64>) -> io::Result<usize> {
         let state = self.disk.operate();
+        let at =
+            |state: &State| offset.map_or(state.files[self.inode].bytes.len(), |at| at as usize);
         let Ok(mut state) = state else {
             // Half of it may have come to the page cache before the power went.
             let error = state.err();
             let mut state = self.disk.state();
-            state.files[self.inode].put(&bytes[..bytes.len() / 2]);
+            let at = at(&state);
+            state.files[self.inode].put(at, &bytes[..bytes.len() / 2]);
             return Err(error.unwrap_or_else(|| io::ErrorKind::Other.into()));
         };
         let mut room = bytes.len();
-        if state.writes_short {
+        if state.writes_short && room > 0 {
             let mut random = Random(state.random ^ 0xD1B5_4A32_D192_ED03);
             room = 1 + random.below(room as u64) as usize;
             state.random = random.0;
@@ -247,9 +263,15 @@ impl io::Write for Handle {
             }
         }
         state.written += room;
-        let inode = self.inode;
-        state.files[inode].put(&bytes[..room]);
+        let at = at(&state);
+        state.files[self.inode].put(at, &bytes[..room]);
         Ok(room)
+    }
+}
+
+impl io::Write for Handle {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.put(bytes, None)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -258,7 +280,7 @@ impl io::Write for Handle {
 }
 
 impl File for Handle {
-    fn sync(&mut self) -> io::Result<()> {
+    fn sync(&self) -> io::Result<()> {
         match self.disk.operate() {
             Ok(mut state) => {
                 let file = &mut state.files[self.inode];
@@ -277,6 +299,36 @@ impl File for Handle {
                 Err(error)
             }
         }
+    }
+
+    fn allocate(&self, bytes: u64) -> io::Result<()> {
+        let mut state = self.disk.operate()?;
+        let file = &mut state.files[self.inode].bytes;
+        file.resize(file.len().max(bytes as usize), 0);
+        Ok(())
+    }
+
+    /// What is behind the cut may be back until it is synced; zeros in its place are as new bytes.
+    fn truncate(&self, bytes: u64) -> io::Result<()> {
+        let mut state = self.disk.operate()?;
+        let file = &mut state.files[self.inode];
+        let was = file.bytes.len().max(file.synced.len());
+        file.bytes.truncate(bytes as usize);
+        file.unsynced.extend(bytes as usize / SECTOR..was.div_ceil(SECTOR));
+        Ok(())
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
+        self.put(bytes, Some(offset))
+    }
+
+    fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
+        let state = self.disk.state();
+        let file = &state.files[self.inode].bytes;
+        let from = (offset as usize).min(file.len());
+        let room = bytes.len().min(file.len() - from);
+        bytes[..room].copy_from_slice(&file[from..from + room]);
+        Ok(room)
     }
 }
 

@@ -3,10 +3,12 @@
 use std::fs::{self, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::ops::Deref;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use memmap2::{Advice, Mmap, MmapOptions};
+use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::Errno;
 
 use super::storage::{File, Storage};
 
@@ -77,11 +79,15 @@ impl Storage for Directory {
     }
 
     fn create(&self, name: &str) -> io::Result<fs::File> {
-        options().write(true).create_new(true).open(self.path.join(name))
+        options().read(true).write(true).create_new(true).open(self.path.join(name))
     }
 
     fn append(&self, name: &str) -> io::Result<fs::File> {
         options().append(true).open(self.path.join(name))
+    }
+
+    fn open(&self, name: &str) -> io::Result<fs::File> {
+        options().read(true).write(true).open(self.path.join(name))
     }
 
     fn read(&self, name: &str) -> io::Result<Mapped> {
@@ -102,9 +108,42 @@ impl Storage for Directory {
 }
 
 impl File for fs::File {
-    fn sync(&mut self) -> io::Result<()> {
-        self.flush()?;
+    fn sync(&self) -> io::Result<()> {
+        (&*self).flush()?;
         self.sync_data()
+    }
+
+    fn allocate(&self, bytes: u64) -> io::Result<()> {
+        match fallocate(self, FallocateFlags::empty(), 0, bytes) {
+            // Some file systems cannot; then the room is found when it is written to.
+            Err(Errno::OPNOTSUPP) => self.set_len(bytes),
+            allocated => Ok(allocated?),
+        }
+    }
+
+    fn truncate(&self, bytes: u64) -> io::Result<()> {
+        self.set_len(bytes)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
+        FileExt::write_at(self, bytes, offset)
+    }
+
+    fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
+        FileExt::read_at(self, bytes, offset)
+    }
+}
+
+/// The id of the kernel's present run: another one after every loss of power.
+///
+/// # Errors
+/// The operating system's.
+pub fn boot_id() -> io::Result<[u8; 16]> {
+    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+    let digits: String = text.trim().chars().filter(|digit| *digit != '-').collect();
+    match u128::from_str_radix(&digits, 16) {
+        Ok(id) if digits.len() == 32 => Ok(id.to_be_bytes()),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidData, format!("boot id is {text:?}"))),
     }
 }
 
@@ -122,7 +161,8 @@ impl Mapped {
             return Ok(Self(None));
         }
         // Safety: nobody changes the file while it is mapped: files of the directory are written
-        // under another name, never changed after that, and its lock keeps other processes of
+        // under another name and not changed after that (the log's are, but they are mapped only
+        // before anything is written to them), and its lock keeps other processes of
         // ours away. The mapping is private. (Whoever cuts the file off from outside meanwhile
         // ends the process with a signal; no byte is taken for another.)
         let mapped = unsafe { MmapOptions::new().map_copy_read_only(&file)? };

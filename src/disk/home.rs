@@ -285,7 +285,7 @@ fn number(name: &str, ending: &str) -> Option<u64> {
 }
 
 /// Writes a small file so that it is there whole or not at all.
-fn put_whole<S: Storage>(
+pub(super) fn put_whole<S: Storage>(
     storage: &S,
     unfinished: &str,
     name: &str,

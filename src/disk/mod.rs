@@ -4,6 +4,8 @@
 //! and renames; alone maps memory. It decides nothing and knows no door: `node` calls it. A byte
 //! from disk never panics and is never believed before its checksum was compared.
 //!
+//! `log` is the log of a node of a cluster, in a directory of its own.
+//!
 //! `layout` is pure, bytes to values and back. `storage` is the seam, with real files behind it,
 //! and in tests a disk that loses, tears and refuses.
 
@@ -24,6 +26,8 @@ mod snapshot;
 
 mod home;
 
+pub mod log;
+
 #[cfg(test)]
 mod faulty;
 
@@ -31,7 +35,7 @@ mod faulty;
 mod tests;
 
 pub use error::DiskError;
-pub use files::{Directory, Mapped};
+pub use files::{Directory, Mapped, boot_id};
 pub use home::{ENDING, Home, Restore};
 pub use identity::{Identity, name_of};
 pub use layout::{

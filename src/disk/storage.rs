@@ -29,6 +29,12 @@ pub trait Storage {
     /// The operating system's.
     fn append(&self, name: &str) -> io::Result<Self::File>;
 
+    /// A file that is there, to be read and written at any place.
+    ///
+    /// # Errors
+    /// The operating system's.
+    fn open(&self, name: &str) -> io::Result<Self::File>;
+
     /// All of a file.
     ///
     /// # Errors
@@ -60,5 +66,48 @@ pub trait File: Write {
     ///
     /// # Errors
     /// The operating system's. What was written may be lost then, even if a later call succeeds.
-    fn sync(&mut self) -> io::Result<()>;
+    fn sync(&self) -> io::Result<()>;
+
+    /// Makes the file so long, and has room for all of it. What is new reads as zeros.
+    ///
+    /// # Errors
+    /// The operating system's, above all that there is no room.
+    fn allocate(&self, bytes: u64) -> io::Result<()>;
+
+    /// Cuts the file off behind so many bytes.
+    ///
+    /// # Errors
+    /// The operating system's.
+    fn truncate(&self, bytes: u64) -> io::Result<()>;
+
+    /// Writes some of the bytes at this place; returns how many.
+    ///
+    /// # Errors
+    /// The operating system's.
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize>;
+
+    /// Reads some bytes from this place; returns how many, 0 at the file's end.
+    ///
+    /// # Errors
+    /// The operating system's.
+    fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize>;
+
+    /// Writes all of the bytes at this place.
+    ///
+    /// # Errors
+    /// The operating system's. Some of them may be written.
+    fn write_all_at(&self, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match self.write_at(bytes, offset) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => {
+                    bytes = &bytes[written..];
+                    offset += written as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
 }
