@@ -55,6 +55,27 @@ pub(super) struct Serve {
     /// Threads that serve the binary protocol [default: one for each processor]
     #[arg(long, value_name = "N", env = "TOLLKEEPER_WORKERS")]
     workers: Option<usize>,
+    /// Name of the cluster that the node belongs to; its nodes decide as one. Needs --node-id and
+    /// --data; `tollkeeper cluster init` begins it
+    #[arg(long, value_name = "NAME", env = "TOLLKEEPER_CLUSTER", help_heading = "Cluster")]
+    cluster: Option<String>,
+    /// Number of the node in its cluster, from 1, never used again
+    #[arg(long, value_name = "N", env = "TOLLKEEPER_NODE_ID", help_heading = "Cluster")]
+    node_id: Option<u64>,
+    /// Address for the other nodes [default: 127.0.0.1:7441]
+    #[arg(long, value_name = "ADDR", env = "TOLLKEEPER_PEER_LISTEN", help_heading = "Cluster")]
+    peer_listen: Option<SocketAddr>,
+    /// Where the other nodes find that address [default: the address itself]
+    #[arg(long, value_name = "HOST:PORT", env = "TOLLKEEPER_ADVERTISE", help_heading = "Cluster")]
+    advertise: Option<String>,
+    /// Where clients find the binary protocol [default: --listen]
+    #[arg(long, value_name = "HOST:PORT", env = "TOLLKEEPER_ADVERTISE_CLIENTS", help_heading = "Cluster")]
+    advertise_clients: Option<String>,
+    /// When a charge counts as kept by a node: `always`, once it is on disk; `os` or a span such as
+    /// `50ms`, once it is written, so that power lost at most nodes at once loses the last of them
+    /// [default: always]
+    #[arg(long, value_name = "WHEN", env = "TOLLKEEPER_FSYNC", help_heading = "Cluster")]
+    fsync: Option<String>,
 }
 
 /// Which snapshot to continue from.
@@ -103,6 +124,12 @@ impl Serve {
             max_keys: self.max_keys,
             max_connections: self.max_connections,
             workers: self.workers,
+            cluster: self.cluster.clone(),
+            node_id: self.node_id,
+            peer_listen: self.peer_listen,
+            advertise: self.advertise.clone(),
+            advertise_clients: self.advertise_clients.clone(),
+            fsync: self.fsync.clone(),
         };
         config::Config::resolve(typed, file).map_err(|error| error.to_string())
     }

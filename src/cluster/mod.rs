@@ -15,6 +15,8 @@ mod host;
 
 mod machine;
 
+mod snapshots;
+
 mod counts;
 
 mod batcher;

@@ -6,6 +6,12 @@ use std::time::Duration;
 /// Address of the binary door.
 pub const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7440);
 
+/// Address for the other nodes of a cluster.
+pub const PEER_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7441);
+
+/// The longest name of a cluster.
+pub const CLUSTER_NAME_BYTES_MAX: usize = 64;
+
 /// Address of the admin door.
 pub const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7442);
 

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use defaults::{
-    ADMIN, CONNECTIONS_MAX, DRAIN_GRACE, KEYS_MAX, KEYS_MAX_HIGHEST, LISTEN, SNAPSHOT_INTERVAL,
+    ADMIN, CLUSTER_NAME_BYTES_MAX, CONNECTIONS_MAX, DRAIN_GRACE, KEYS_MAX, KEYS_MAX_HIGHEST, LISTEN, PEER_LISTEN, SNAPSHOT_INTERVAL,
     SNAPSHOT_INTERVAL_MAX, SNAPSHOT_INTERVAL_MIN, WORKERS_MAX,
 };
 pub use raw::{ConfigError, Raw};
@@ -38,6 +38,78 @@ pub struct Config {
     pub connections_max: u64,
     /// How long clients have to leave at shutdown.
     pub drain_grace: Duration,
+    /// The cluster that the node belongs to; `None`: it decides by itself.
+    pub cluster: Option<ClusterConfig>,
+}
+
+/// Settings of one node of a cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterConfig {
+    /// The cluster's name, so that nodes of two do not meet by mistake.
+    pub name: String,
+    /// The node's number, from 1, never used again.
+    pub node_id: u64,
+    /// Address for the other nodes.
+    pub peer_listen: SocketAddr,
+    /// Where the other nodes find it.
+    pub advertise: String,
+    /// Where clients find the binary door.
+    pub advertise_clients: String,
+    /// When what was charged counts as kept.
+    pub fsync: Fsync,
+}
+
+/// When what was charged counts as kept at one node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fsync {
+    /// Once it is on disk.
+    #[default]
+    Always,
+    /// Once it is written; it is on disk after this time.
+    Interval(Duration),
+    /// Once it is written.
+    Os,
+}
+
+impl ClusterConfig {
+    fn resolve(typed: &Raw, file: &Raw, listen: SocketAddr) -> Result<Option<Self>, ConfigError> {
+        let text = |typed: &Option<String>, file: &Option<String>| {
+            typed.clone().or_else(|| file.clone())
+        };
+        let name = text(&typed.cluster, &file.cluster);
+        let node_id = typed.node_id.or(file.node_id);
+        let Some(name) = name else {
+            return match node_id {
+                Some(_) => Err(raw::wrong("node-id is given without cluster")),
+                None => Ok(None),
+            };
+        };
+        if name.is_empty() || name.len() > CLUSTER_NAME_BYTES_MAX {
+            let message = format!(
+                "cluster has {} bytes, allowed are 1 to {CLUSTER_NAME_BYTES_MAX}",
+                name.len()
+            );
+            return Err(raw::wrong(&message));
+        }
+        let node_id = node_id.ok_or_else(|| raw::wrong("cluster is given without node-id"))?;
+        raw::in_range("node-id", node_id, 1, u64::from(u32::MAX))?;
+        let peer_listen = typed.peer_listen.or(file.peer_listen).unwrap_or(PEER_LISTEN);
+        let fsync = match text(&typed.fsync, &file.fsync).as_deref() {
+            None | Some("always") => Fsync::Always,
+            Some("os") => Fsync::Os,
+            Some(span) => Fsync::Interval(raw::fsync_interval(span)?),
+        };
+        let advertise = text(&typed.advertise, &file.advertise);
+        let advertise_clients = text(&typed.advertise_clients, &file.advertise_clients);
+        Ok(Some(Self {
+            name,
+            node_id,
+            peer_listen,
+            advertise: advertise.unwrap_or_else(|| peer_listen.to_string()),
+            advertise_clients: advertise_clients.unwrap_or_else(|| listen.to_string()),
+            fsync,
+        }))
+    }
 }
 
 impl Config {
@@ -46,6 +118,8 @@ impl Config {
     /// # Errors
     /// A value outside its range.
     pub fn resolve(typed: Raw, file: Raw) -> Result<Self, ConfigError> {
+        let listen = typed.listen.or(file.listen).unwrap_or(LISTEN);
+        let cluster = ClusterConfig::resolve(&typed, &file, listen)?;
         let keys_max = typed.max_keys.or(file.max_keys).unwrap_or(KEYS_MAX);
         raw::in_range("max-keys", keys_max, 1, KEYS_MAX_HIGHEST)?;
         let snapshot_interval = match typed.snapshot_interval.or(file.snapshot_interval) {
@@ -62,17 +136,22 @@ impl Config {
                 NonZeroUsize::new(workers).unwrap_or(NonZeroUsize::MIN)
             }
         };
+        let data = typed.data.or(file.data);
+        if cluster.is_some() && data.is_none() {
+            return Err(raw::wrong("cluster is given without data: a node keeps its log there"));
+        }
         Ok(Self {
-            listen: typed.listen.or(file.listen).unwrap_or(LISTEN),
+            listen,
             admin: typed.admin.or(file.admin).unwrap_or(ADMIN),
             admin_token_file: typed.admin_token_file.or(file.admin_token_file),
             policy: typed.policy.or(file.policy),
-            data: typed.data.or(file.data),
+            data,
             snapshot_interval,
             keys_max,
             workers,
             connections_max,
             drain_grace: DRAIN_GRACE,
+            cluster,
         })
     }
 }

@@ -31,6 +31,18 @@ pub struct Raw {
     pub max_connections: Option<u64>,
     /// Threads of the binary door.
     pub workers: Option<usize>,
+    /// Name of the cluster.
+    pub cluster: Option<String>,
+    /// The node's number in it.
+    pub node_id: Option<u64>,
+    /// Address for the other nodes.
+    pub peer_listen: Option<SocketAddr>,
+    /// Where the other nodes find that address.
+    pub advertise: Option<String>,
+    /// Where clients find the binary door.
+    pub advertise_clients: Option<String>,
+    /// When an answer may go out: `always`, `os`, or a span.
+    pub fsync: Option<String>,
 }
 
 impl Raw {
@@ -76,6 +88,26 @@ pub(super) fn interval(name: &str, text: &str) -> Result<Duration, ConfigError> 
             ConfigError(message)
         },
     )
+}
+
+/// The longest span between two syncs.
+const FSYNC_INTERVAL_MAX: Duration = Duration::from_secs(10);
+
+/// How often a log is synced, as people write it.
+pub(super) fn fsync_interval(text: &str) -> Result<Duration, ConfigError> {
+    let millis = text.strip_suffix("ms").and_then(|number| number.parse::<u64>().ok());
+    let span = millis.map(Duration::from_millis);
+    let in_range = |span: &Duration| !span.is_zero() && *span <= FSYNC_INTERVAL_MAX;
+    span.filter(in_range).ok_or_else(|| {
+        let message =
+            format!("fsync is `{text}`, allowed are always, os, and a span from 1ms to 10000ms");
+        ConfigError(message)
+    })
+}
+
+/// A setting that cannot be, for a reason of its own.
+pub(super) fn wrong(message: &str) -> ConfigError {
+    ConfigError(message.to_owned())
 }
 
 pub(super) fn in_range(name: &str, found: u64, min: u64, max: u64) -> Result<(), ConfigError> {

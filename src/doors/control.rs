@@ -256,13 +256,32 @@ impl Instance {
     /// If there are no more numbers; the policy in force stays.
     pub fn reload(
         &self,
-        mut policy: Policy,
+        policy: Policy,
         origin: String,
         now: UtcTime,
     ) -> Result<Vec<Change>, RunOut> {
+        let numbers = self.control.lock().numbers.clone();
+        self.replace(policy, origin, now, numbers)
+    }
+
+    /// Which names have which numbers.
+    pub fn numbers(&self) -> Numbers {
+        self.control.lock().numbers.clone()
+    }
+
+    /// As [`Instance::reload`], going on from these numbers.
+    ///
+    /// # Errors
+    /// As [`Instance::reload`].
+    pub fn replace(
+        &self,
+        mut policy: Policy,
+        origin: String,
+        now: UtcTime,
+        mut numbers: Numbers,
+    ) -> Result<Vec<Change>, RunOut> {
         let mut state = self.control.lock();
         let before = self.policy.load_full();
-        let mut numbers = state.numbers.clone();
         numbers.assign(&mut policy)?;
         let changes = diff(&before.policy, &policy);
         cap_limits(&self.table.load(), &policy);

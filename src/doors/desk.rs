@@ -123,8 +123,9 @@ impl Desk {
     /// What was collected.
     pub(super) fn end_collecting(&mut self) -> Docket {
         self.swap_counts();
-        let docket = self.docket.take().unwrap_or_else(|| Docket::new(false));
-        Docket { moment: self.moment, ..docket }
+        let mut docket = self.docket.take().unwrap_or_else(|| Docket::new(false));
+        docket.moment = self.moment;
+        docket
     }
 
     fn swap_counts(&mut self) {

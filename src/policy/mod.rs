@@ -78,7 +78,7 @@ pub(crate) use error::did_you_mean;
 pub use error::{LoadError, LoadErrors};
 pub use explain::{Explained, Explanation, Taken, Use, moment_of, moment_text};
 pub use handle::{Handle, Limit, Mode, One, Rule, RuleEffect, Slot, SlotUse, Unavailable};
-pub use numbers::{Numbers, RunOut};
+pub use numbers::{Numbered, Numbers, RunOut};
 pub use overrides::{Override, OverrideText, Overrides};
 pub use resolve::{Context, Found, Request, ResolveError, Resolved, Scratch};
 pub use script::{Failure, Test, TestOutcome, TestReport, render_report};

@@ -85,6 +85,50 @@ impl Numbers {
     }
 }
 
+/// One name and its number, for who keeps numbers elsewhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Numbered {
+    /// Of a limit: API, limit and window.
+    Limit([Box<str>; 3], u16),
+    /// Of an API.
+    Api(Box<str>, u16),
+    /// Of a handle: API and class.
+    Handle(Box<str>, Option<Box<str>>, u32),
+}
+
+impl Numbers {
+    /// Every name that ever had a number, in the order of the numbers.
+    pub fn all(&self) -> Vec<Numbered> {
+        let mut limits: Vec<_> = self.limits.iter().collect();
+        let mut apis: Vec<_> = self.apis.iter().collect();
+        let mut handles: Vec<_> = self.handles.iter().collect();
+        limits.sort_by_key(|(_, number)| **number);
+        apis.sort_by_key(|(_, number)| **number);
+        handles.sort_by_key(|(_, number)| **number);
+        let limits = limits.into_iter().map(|(name, number)| Numbered::Limit(name.clone(), *number));
+        let apis = apis.into_iter().map(|(name, number)| Numbered::Api(name.clone(), *number));
+        let handles = handles.into_iter().map(|((api, class), number)| {
+            Numbered::Handle(api.clone(), class.clone(), *number)
+        });
+        limits.chain(apis).chain(handles).collect()
+    }
+
+    /// The numbers that [`Numbers::all`] told.
+    pub fn of(all: impl IntoIterator<Item = Numbered>) -> Self {
+        let mut numbers = Self::default();
+        for numbered in all {
+            match numbered {
+                Numbered::Limit(name, number) => _ = numbers.limits.insert(name, number),
+                Numbered::Api(name, number) => _ = numbers.apis.insert(name, number),
+                Numbered::Handle(api, class, number) => {
+                    numbers.handles.insert((api, class), number);
+                }
+            }
+        }
+        numbers
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::{Handle, Source};

@@ -54,6 +54,21 @@ impl Peers {
     where
         M: RaftStateMachine<TypeConfig, SnapshotData = SnapshotFile>,
     {
+        self.serve_if(listener, Some(raft)).await;
+    }
+
+    /// As [`Peers::serve`] for a node that has no Raft yet: only questions are answered.
+    pub async fn serve_questions<M>(&self, listener: Box<dyn Listen>)
+    where
+        M: RaftStateMachine<TypeConfig, SnapshotData = SnapshotFile>,
+    {
+        self.serve_if::<M>(listener, None).await;
+    }
+
+    async fn serve_if<M>(&self, listener: Box<dyn Listen>, raft: Option<Raft<M>>)
+    where
+        M: RaftStateMachine<TypeConfig, SnapshotData = SnapshotFile>,
+    {
         let server = Arc::new(Server {
             environment: Arc::clone(&self.0.environment),
             raft,
@@ -105,7 +120,7 @@ where
     M: RaftStateMachine<TypeConfig, SnapshotData = SnapshotFile>,
 {
     environment: Arc<Environment>,
-    raft: Raft<M>,
+    raft: Option<Raft<M>>,
     incoming: Mutex<BTreeMap<(NodeId, Purpose), Incoming>>,
     receiving: Semaphore,
 }
@@ -138,6 +153,11 @@ impl<M> Server<M>
 where
     M: RaftStateMachine<TypeConfig, SnapshotData = SnapshotFile>,
 {
+    fn raft(&self) -> io::Result<&Raft<M>> {
+        let text = "the node has not joined a cluster yet";
+        self.raft.as_ref().ok_or_else(|| io::Error::new(io::ErrorKind::NotConnected, text))
+    }
+
     /// Hears who connected, and serves them until the connection ends.
     async fn welcome(&self, stream: Stream, from: &str, greeter: OwnedSemaphorePermit) {
         let Environment { net, local, inbox, counters, connections, .. } = &*self.environment;
@@ -212,7 +232,7 @@ where
             if session.answers.is_none()
                 && let Some(first) = next.take()
             {
-                session = Session::begin(&self.raft, first.sequence.session);
+                session = Session::begin(self.raft()?, first.sequence.session);
                 session.append(first)?;
             }
             let reads = next.is_none() && session.has_room();
@@ -265,7 +285,7 @@ where
                     let prev = request.prev_log_id;
                     let last = wire::last_of(prev, &request.entries);
                     answering = Some(Box::pin(async move {
-                        let answer = self.raft.append_entries(request).await;
+                        let answer = self.raft()?.append_entries(request).await;
                         let answer = answer.map_err(io::Error::other)?;
                         let conflict = AppendEntriesResponse::Conflict;
                         Ok((sequence, match (answer, prev) {
@@ -284,6 +304,9 @@ where
                 answer = answer => {
                     answering = None;
                     let (sequence, result) = answer?;
+                    if result.is_ok() {
+                        self.environment.inbox.heard();
+                    }
                     connection.put(|out| wire::put_append_answer(sequence, &result, out))?;
                 }
                 () = pulse.due() => pulse.beat(connection, SILENT_MAX_ACCEPTED)?,
@@ -319,7 +342,7 @@ where
             return Err(io::Error::new(io::ErrorKind::WouldBlock, text));
         };
         // Raft ends the process rather than install what no cluster can have made.
-        let committed = self.raft.with_raft_state(|state| state.local_committed().copied()).await;
+        let committed = self.raft()?.with_raft_state(|state| state.local_committed().copied()).await;
         let committed = committed.map_err(io::Error::other)?;
         let last = begin.meta.last_log_id;
         if last > committed && last.map(|last| last.index) <= committed.map(|last| last.index) {
@@ -328,7 +351,7 @@ where
         }
         let file = snapshots::receive(&self.environment, connection, &begin).await?;
         let install = Snapshot { meta: begin.meta, snapshot: file };
-        let install = self.raft.install_full_snapshot(begin.vote, install);
+        let install = self.raft()?.install_full_snapshot(begin.vote, install);
         let answer = snapshots::working(connection, install).await?.map_err(io::Error::other)?;
         connection.put(|out| wire::put_snapshot_done(answer.vote, out))?;
         within(snapshots::CHUNK_TIME_MAX, connection.flush()).await
@@ -360,25 +383,26 @@ where
     }
 
     fn answer(&self, frame: Frame) -> io::Result<BoxFuture<'_, Answer>> {
+        let raft = self.raft()?;
         Ok(match frame.kind {
             Kind::Vote => {
                 let (number, request) = wire::vote(&frame.body)?;
                 Box::pin(async move {
-                    let answer = self.raft.vote(request).await;
+                    let answer = raft.vote(request).await;
                     answer.map_or_else(Answer::failed(number), |a| Answer::Vote(number, a))
                 })
             }
             Kind::PreVote => {
                 let (number, request) = wire::vote(&frame.body)?;
                 Box::pin(async move {
-                    let answer = self.raft.pre_vote(request).await;
+                    let answer = raft.pre_vote(request).await;
                     answer.map_or_else(Answer::failed(number), |a| Answer::Vote(number, a))
                 })
             }
             Kind::Transfer => {
                 let (number, request) = wire::transfer(&frame.body)?;
                 Box::pin(async move {
-                    let answer = self.raft.handle_transfer_leader(request).await;
+                    let answer = raft.handle_transfer_leader(request).await;
                     answer.map_or_else(Answer::failed(number), |a| Answer::Transfer(number, a))
                 })
             }

@@ -1,0 +1,511 @@
+//! A node of a cluster, put together: log, machine, peers and batcher around one Raft.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::errors::{ClientWriteError, RaftError};
+use openraft::{ChangeMembers, Config, Raft, ServerState, SnapshotPolicy};
+
+use crate::disk::Storage;
+
+use super::batcher::{Batcher, Inbox, Links};
+use super::counts::Counts;
+use super::host::{Host, Readings};
+use super::log_store::LogStore;
+use super::machine::{Machine, SharedHome};
+use super::origin::Origin;
+use super::peer::{self, BoxFuture, Local, Net, Peers, Way};
+use super::snapshots::HomeSnapshots;
+use super::types::{Member, NodeId, TypeConfig};
+
+/// How often a leader is heard of, in milliseconds.
+const HEARTBEAT_MILLIS: u64 = 50;
+
+/// The shortest and the longest time without a leader before a node asks to be elected.
+pub const ELECTION_MILLIS: (u64, u64) = (150, 300);
+
+/// How long a leader that hears nobody keeps its followers, in milliseconds.
+const QUORUM_LOSS_MILLIS: u64 = 1000;
+
+/// The longest that installing a snapshot may take, in milliseconds.
+const INSTALL_MILLIS: u64 = 120_000;
+
+/// Entries that are kept behind a snapshot, for nodes that were away for a moment.
+const LOG_KEPT: u64 = 20_000;
+
+/// Entries by which a node may be behind before it is sent a snapshot.
+const LAG_MAX: u64 = 40_000;
+
+/// Entries in one append.
+const APPEND_ENTRIES_MAX: u64 = 64;
+
+/// How often nodes ask each other for their clocks and how far they are.
+const ASK_EVERY: Duration = Duration::from_secs(1);
+
+/// How often a leader's entries or bytes are looked at for a snapshot, and how many there are to
+/// be before one is taken.
+const SNAPSHOT_ENTRIES: u64 = 100_000;
+
+/// Every so many rounds of asking the tables are hashed and compared, where they are small.
+const CHECKSUM_ROUNDS: u64 = 30;
+
+/// The most counters of a table that is hashed without being asked.
+const CHECKSUM_KEYS_MAX: u64 = 200_000;
+
+/// A node's Raft.
+pub type NodeRaft<S> = Raft<TypeConfig, Machine<S>>;
+
+/// What a node is put together from.
+pub struct Parts<S: Storage> {
+    /// Who it is.
+    pub local: Local,
+    /// How others reach it.
+    pub member: Member,
+    /// Its snapshots.
+    pub home: SharedHome<S>,
+    /// Its log.
+    pub log: crate::disk::log::Log<S>,
+    /// What the log is applied to.
+    pub host: Arc<dyn Host>,
+    /// Its clocks.
+    pub readings: Arc<dyn Readings>,
+    /// Its network.
+    pub net: Arc<dyn Net>,
+    /// A random number of this run.
+    pub incarnation: u64,
+}
+
+/// A node that runs.
+pub struct Running<S: Storage> {
+    /// Its Raft.
+    pub raft: NodeRaft<S>,
+    /// What was asked at it.
+    pub origin: Arc<Origin>,
+    /// What it counts.
+    pub counts: Arc<Counts>,
+    /// Its transport.
+    pub peers: Peers,
+    member: Member,
+    host: Arc<dyn Host>,
+    readings: Arc<dyn Readings>,
+    standing: Arc<Mutex<BTreeMap<NodeId, Standing>>>,
+    /// When a leader was last heard of, by the raw clock.
+    heard_at: Arc<AtomicU64>,
+}
+
+/// How a node stands, by its own word.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// By how much its wall clock is ahead of cluster time, in nanoseconds.
+    pub ahead_nanos: u64,
+    /// The index of the last entry that it applied.
+    pub applied: u64,
+    /// At which index its table was last hashed; 0 if it was not.
+    pub hashed_at: u64,
+    /// The hash.
+    pub hash: u64,
+    /// Counters in its table.
+    pub keys: u64,
+}
+
+const STANDING_BYTES: usize = 40;
+
+impl Standing {
+    fn encode(&self) -> Bytes {
+        let mut out = BytesMut::with_capacity(STANDING_BYTES);
+        for word in [self.ahead_nanos, self.applied, self.hashed_at, self.hash, self.keys] {
+            out.put_u64_le(word);
+        }
+        out.freeze()
+    }
+
+    fn decode(mut bytes: Bytes) -> Option<Self> {
+        (bytes.len() == STANDING_BYTES).then(|| Self {
+            ahead_nanos: bytes.get_u64_le(),
+            applied: bytes.get_u64_le(),
+            hashed_at: bytes.get_u64_le(),
+            hash: bytes.get_u64_le(),
+            keys: bytes.get_u64_le(),
+        })
+    }
+}
+
+/// What a question between nodes begins with.
+const ASK_STANDING: u8 = 1;
+
+/// Frames and questions of peers, on their way to the batcher.
+struct Desk {
+    inbox: Arc<Inbox>,
+    origin: Arc<Origin>,
+    counts: Arc<Counts>,
+    host: Arc<dyn Host>,
+    readings: Arc<dyn Readings>,
+    connections: Arc<Mutex<HashMap<NodeId, u64>>>,
+    heard_at: Arc<AtomicU64>,
+}
+
+impl Desk {
+    fn standing(&self) -> Standing {
+        standing(&self.origin, &self.counts, &*self.host, &*self.readings)
+    }
+}
+
+fn standing(
+    origin: &Origin,
+    counts: &Counts,
+    host: &dyn Host,
+    readings: &dyn Readings,
+) -> Standing {
+    let applied = origin.applied();
+    let reading = readings.read();
+    let time = applied.now.time.as_nanos() + reading.raw.saturating_sub(applied.raw);
+    let (hashed_at, hash) = counts.checksum().unwrap_or_default();
+    Standing {
+        ahead_nanos: reading.wall.saturating_sub(time),
+        applied: applied.log_id.map_or(0, |log_id| log_id.index),
+        hashed_at,
+        hash,
+        keys: host.table().usage().keys,
+    }
+}
+
+impl peer::Inbox for Desk {
+    fn received(
+        &self,
+        from: NodeId,
+        _connection: u64,
+        frame: Bytes,
+    ) -> Option<BoxFuture<'static, ()>> {
+        match self.inbox.take(frame) {
+            Ok(has_room) => {
+                self.origin.news.notify_one();
+                if has_room {
+                    return None;
+                }
+                let inbox = Arc::clone(&self.inbox);
+                Some(Box::pin(async move {
+                    while !inbox.has_room() {
+                        tokio::time::sleep(Duration::from_millis(1)).await;
+                    }
+                }))
+            }
+            Err(malformed) => {
+                tracing::warn!(peer = from, %malformed, "a frame that no node sends");
+                None
+            }
+        }
+    }
+
+    fn connected(&self, peer: NodeId, way: Way, connection: u64) {
+        if way == Way::Out {
+            let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+            connections.insert(peer, connection);
+            self.inbox.note_relinked();
+            self.origin.news.notify_one();
+        }
+    }
+
+    fn disconnected(&self, peer: NodeId, way: Way, connection: u64) {
+        if way == Way::Out {
+            let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+            if connections.get(&peer) == Some(&connection) {
+                connections.remove(&peer);
+            }
+        }
+    }
+
+    fn asked(&self, _from: NodeId, question: Bytes) -> Bytes {
+        match question.first() {
+            Some(&ASK_STANDING) => self.standing().encode(),
+            _ => Bytes::new(),
+        }
+    }
+
+    fn heard(&self) {
+        self.heard_at.store(self.readings.read().raw, Ordering::Relaxed);
+    }
+
+    fn joined(&self, _cluster: [u8; 16], _from: NodeId) -> io::Result<()> {
+        Err(io::Error::other("the node is in a cluster already"))
+    }
+}
+
+/// Links of a node, once it has peers.
+struct PeerLinks {
+    peers: Mutex<Option<Peers>>,
+    connections: Arc<Mutex<HashMap<NodeId, u64>>>,
+}
+
+impl Links for PeerLinks {
+    fn send(&self, to: NodeId, frame: Bytes) -> bool {
+        let connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(connection) = connections.get(&to).copied() else { return false };
+        drop(connections);
+        let peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        peers.as_ref().is_some_and(|peers| peers.send(to, connection, frame).is_ok())
+    }
+}
+
+impl<S> Running<S>
+where
+    S: Storage + Send + Sync + 'static,
+    S::File: Send + Sync,
+    S::Bytes: Send,
+{
+    /// Puts a node together and starts it. Needs a tokio runtime, on which all of it then runs.
+    ///
+    /// # Errors
+    /// What Raft finds wrong with what is on disk, or the address that cannot be had.
+    pub async fn start(parts: Parts<S>) -> io::Result<Arc<Self>> {
+        let Parts { local, member, home, log, host, readings, net, incarnation } = parts;
+        let node = local.node;
+        let counts: Arc<Counts> = Arc::default();
+        let origin = Arc::new(Origin::new(node, incarnation, Arc::clone(&readings)));
+        let machine = Machine::new(
+            Arc::clone(&host),
+            Arc::clone(&origin),
+            Arc::clone(&counts),
+            Arc::clone(&readings),
+            Arc::clone(&home),
+        );
+        let inbox: Arc<Inbox> = Arc::default();
+        let connections: Arc<Mutex<HashMap<NodeId, u64>>> = Arc::default();
+        let heard_at: Arc<AtomicU64> = Arc::default();
+        let desk = Desk {
+            inbox: Arc::clone(&inbox),
+            origin: Arc::clone(&origin),
+            counts: Arc::clone(&counts),
+            host: Arc::clone(&host),
+            readings: Arc::clone(&readings),
+            connections: Arc::clone(&connections),
+            heard_at: Arc::clone(&heard_at),
+        };
+        let snapshots = Arc::new(HomeSnapshots(home));
+        let listener = net.listen(&member.peer).await?;
+        let peers = Peers::new(Arc::clone(&net), local, snapshots, Arc::new(desk));
+        let links = Arc::new(PeerLinks { peers: Mutex::new(Some(peers.clone())), connections });
+        let config = Arc::new(config().map_err(io::Error::other)?);
+        let raft = Raft::new(node, config, peers.networks(), LogStore::new(log), machine).await;
+        let raft = raft.map_err(io::Error::other)?;
+        let running = Arc::new(Self {
+            raft: raft.clone(),
+            origin: Arc::clone(&origin),
+            counts: Arc::clone(&counts),
+            peers: peers.clone(),
+            member,
+            host: Arc::clone(&host),
+            readings: Arc::clone(&readings),
+            standing: Arc::default(),
+            heard_at,
+        });
+        let served = raft.clone();
+        tokio::spawn(async move { peers.serve(listener, served).await });
+        let batcher = Batcher::new(raft, origin, inbox, links, host, readings, counts);
+        tokio::spawn(batcher.run());
+        tokio::spawn(ask_around(Arc::downgrade(&running)));
+        Ok(running)
+    }
+
+    /// Begins a cluster of these members. Does nothing if it has begun.
+    ///
+    /// # Errors
+    /// Why Raft would not.
+    pub async fn initialize(&self, members: BTreeMap<NodeId, Member>) -> Result<(), String> {
+        if self.raft.is_initialized().await.map_err(|error| error.to_string())? {
+            return Ok(());
+        }
+        self.raft.initialize(members).await.map_err(|error| error.to_string())
+    }
+
+    /// Adds a node: first as one that only learns, and once it has caught up as a voter.
+    ///
+    /// # Errors
+    /// Why not; of a node that does not lead, who does.
+    pub async fn add(&self, node: NodeId, member: Member) -> Result<(), String> {
+        let voters: Vec<NodeId> = self.raft.voter_ids().collect();
+        if voters.contains(&node) {
+            return Err(format!("node {node} is a member already; numbers are not used again"));
+        }
+        let added = self.raft.add_learner(node, member, true).await;
+        added.map_err(|error| self.refused(error))?;
+        let change = ChangeMembers::AddVoterIds([node].into());
+        let changed = self.raft.change_membership(change, false).await;
+        changed.map(drop).map_err(|error| self.refused(error))
+    }
+
+    /// Removes a node.
+    ///
+    /// # Errors
+    /// Why not; of a node that does not lead, who does.
+    pub async fn remove(&self, node: NodeId) -> Result<(), String> {
+        let voters: Vec<NodeId> = self.raft.voter_ids().collect();
+        if !voters.contains(&node) {
+            return Err(format!("node {node} is no member; members are {voters:?}"));
+        }
+        if voters.len() == 1 {
+            return Err(format!("node {node} is the only member"));
+        }
+        let change = ChangeMembers::RemoveVoters([node].into());
+        let changed = self.raft.change_membership(change, false).await;
+        changed.map(drop).map_err(|error| self.refused(error))
+    }
+
+    fn refused(&self, error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> String {
+        match error {
+            RaftError::APIError(ClientWriteError::ForwardToLeader(to)) => match to.leader_id {
+                Some(leader) => format!("this node does not lead; ask node {leader}"),
+                None => "there is no leader at the moment".to_owned(),
+            },
+            error => error.to_string(),
+        }
+    }
+
+    /// Hands leadership to another node, to any that has caught up if none is named. Returns once
+    /// this node does not lead any more.
+    ///
+    /// # Errors
+    /// Why not.
+    pub async fn transfer(&self, to: Option<NodeId>) -> Result<(), String> {
+        let metrics = self.raft.metrics().borrow_watched().clone();
+        if metrics.state != ServerState::Leader {
+            return Err(match metrics.current_leader {
+                Some(leader) => format!("this node does not lead; ask node {leader}"),
+                None => "there is no leader at the moment".to_owned(),
+            });
+        }
+        let caught_up = metrics.replication.iter().flatten().filter(|(node, _)| **node != metrics.id);
+        let best = caught_up.max_by_key(|(_, matched)| matched.as_ref().map(|log_id| log_id.index));
+        let to = to.or(best.map(|(node, _)| *node));
+        let to = to.ok_or("there is no other node")?;
+        self.raft.trigger().transfer_leader(to).await.map_err(|error| error.to_string())?;
+        let wait = self.raft.wait(Some(Duration::from_millis(3 * ELECTION_MILLIS.1)));
+        let gone = wait.metrics(|metrics| metrics.current_leader != Some(metrics.id), "handed over");
+        gone.await.map(drop).map_err(|error| error.to_string())
+    }
+
+    /// Has a snapshot taken.
+    ///
+    /// # Errors
+    /// If Raft has stopped.
+    pub async fn snapshot(&self) -> Result<(), String> {
+        self.raft.trigger().snapshot().await.map_err(|error| error.to_string())
+    }
+
+    /// Whether this node has heard of a leader with a majority less than an election timeout ago.
+    pub fn is_in_contact(&self) -> bool {
+        const MAX: Duration = Duration::from_millis(ELECTION_MILLIS.0);
+        if let Ok(leader) = self.raft.as_leader() {
+            return leader.last_quorum_acked().is_some_and(|acked| acked.elapsed() < MAX);
+        }
+        let heard_at = self.heard_at.load(Ordering::Relaxed);
+        let age = self.readings.read().raw.saturating_sub(heard_at);
+        heard_at > 0 && u128::from(age) < MAX.as_nanos()
+    }
+
+    /// How this node stands.
+    pub fn standing(&self) -> Standing {
+        standing(&self.origin, &self.counts, &*self.host, &*self.readings)
+    }
+
+    /// How the others stood when they were last asked.
+    pub fn others(&self) -> BTreeMap<NodeId, Standing> {
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How others reach this node.
+    pub fn member(&self) -> &Member {
+        &self.member
+    }
+
+    /// Stops Raft.
+    pub async fn stop(&self) {
+        self.origin.stop();
+        let _ = self.raft.shutdown().await;
+    }
+}
+
+fn config() -> Result<Config, openraft::ConfigError> {
+    let config = Config {
+        cluster_name: "tollkeeper".to_owned(),
+        heartbeat_interval: HEARTBEAT_MILLIS,
+        election_timeout_min: ELECTION_MILLIS.0,
+        election_timeout_max: ELECTION_MILLIS.1,
+        install_snapshot_timeout: INSTALL_MILLIS,
+        max_payload_entries: APPEND_ENTRIES_MAX,
+        replication_lag_threshold: LAG_MAX,
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(SNAPSHOT_ENTRIES),
+        max_in_snapshot_log_to_keep: LOG_KEPT,
+        enable_pre_vote: Some(true),
+        // What a restarted leader knows of time and of its term is gone.
+        enable_leader_restore: Some(false),
+        quorum_loss_probe_interval: Some(QUORUM_LOSS_MILLIS),
+        ..Config::default()
+    };
+    config.validate()
+}
+
+/// Asks the other nodes for their clocks and how far they are, and compares tables.
+async fn ask_around<S>(running: Weak<Running<S>>)
+where
+    S: Storage + Send + Sync + 'static,
+    S::File: Send + Sync,
+    S::Bytes: Send,
+{
+    let mut rounds = 0_u64;
+    loop {
+        tokio::time::sleep(ASK_EVERY).await;
+        let Some(running) = running.upgrade() else { return };
+        let metrics = running.raft.metrics().borrow_watched().clone();
+        let membership = metrics.membership_config.membership();
+        let voters: Vec<NodeId> = membership.voter_ids().collect();
+        let own = running.standing();
+        let mut said = HashMap::new();
+        if own.applied > 0 {
+            said.insert(metrics.id, own.ahead_nanos);
+        }
+        for (node, member) in membership.nodes() {
+            if *node == metrics.id || running.peers.know(*node, member).is_err() {
+                continue;
+            }
+            let asked = running.peers.ask(*node, Bytes::from_static(&[ASK_STANDING])).await;
+            let mut standing = running.standing.lock().unwrap_or_else(PoisonError::into_inner);
+            match asked.ok().and_then(Standing::decode) {
+                Some(other) => {
+                    standing.insert(*node, other);
+                    if other.applied > 0 && voters.contains(node) {
+                        said.insert(*node, other.ahead_nanos);
+                    }
+                    compare(&running.counts, &own, *node, &other);
+                }
+                None => _ = standing.remove(node),
+            }
+        }
+        running.counts.ahead.note(said, voters.len());
+        rounds += 1;
+        if rounds.is_multiple_of(CHECKSUM_ROUNDS) && own.keys <= CHECKSUM_KEYS_MAX {
+            running.counts.ask_checksum();
+            running.origin.news.notify_one();
+        }
+    }
+}
+
+/// Compares two tables that were hashed at one index.
+fn compare(counts: &Counts, own: &Standing, node: NodeId, other: &Standing) {
+    let comparable = own.hashed_at > 0 && own.hashed_at == other.hashed_at;
+    if comparable && own.hash != other.hash {
+        counts.diverged.store(true, Ordering::Relaxed);
+        tracing::error!(
+            index = own.hashed_at,
+            node,
+            own = own.hash,
+            other = other.hash,
+            "two nodes have different tables at one index: one of them is wrong; report this, and \
+             replace the node that differs from the majority"
+        );
+    }
+}
