@@ -7,6 +7,8 @@ pub mod admin;
 
 mod desk;
 
+mod changes;
+
 mod control;
 
 mod journal;
@@ -29,7 +31,8 @@ use crate::policy::{Policy, RunOut};
 
 use report::SnapshotReport;
 
-pub use control::{Control, Failure, Loaded, OverrideRecord, Reloads, Standing};
+pub use changes::{Batch, Changes, Full, Kept, NotKept, Turn};
+pub use control::{Control, Failure, InForce, Loaded, Reloads, Standing};
 pub use desk::{Answered, Desk, Intent, Problem};
 pub use journal::{Denial, Event, Journal};
 
@@ -46,6 +49,9 @@ pub struct Instance {
     pub policy: ArcSwap<Loaded>,
     /// Changes while running.
     pub control: Control,
+    /// Changes by hand that are to be kept. Its lock is taken after those of `control` and
+    /// `sessions`, where several are.
+    pub changes: Changes,
     /// What is to be logged.
     pub journal: Journal,
     /// Time.
@@ -150,6 +156,7 @@ impl Instance {
             table,
             policy: ArcSwap::from_pointee(loaded),
             control,
+            changes: Changes::default(),
             journal: Journal::new(),
             clock,
             sessions: Mutex::new(Sessions::new(seed)),

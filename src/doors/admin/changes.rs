@@ -3,9 +3,11 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::doors::{Instance, OverrideRecord, Standing};
+use crate::doors::{Instance, Standing};
 use crate::engine::time::{Nanos, UtcTime};
-use crate::policy::{Account, Identity, Mode, Policy, moment_of, moment_text, span};
+use crate::policy::{
+    Account, Identity, Mode, OverrideRecord, Policy, moment_of, moment_text, span,
+};
 
 use super::json;
 use super::request::Bad;

@@ -16,6 +16,7 @@ use tollkeeper_protocol::limits::{
 };
 use tollkeeper_protocol::status::Code;
 
+use crate::doors::Kept;
 use crate::engine::table::Stamp;
 use crate::engine::time::{Nanos, Timestamp};
 
@@ -116,6 +117,8 @@ struct Connection {
     hurried: bool,
     unsent: Vec<u8>,
     sent: usize,
+    /// What must be on disk before `unsent` goes out.
+    kept: Option<Kept>,
     closes: bool,
 }
 
@@ -131,6 +134,7 @@ pub(super) async fn run(stream: TcpStream, watch: Rc<Watch>, state: Rc<RefCell<S
         hurried: false,
         unsent: Vec::new(),
         sent: 0,
+        kept: None,
         closes: false,
     };
     // A broken socket ends a connection like a closed one: there is nobody to tell.
@@ -161,6 +165,16 @@ impl Connection {
         loop {
             if self.watch.expired.replace(false) {
                 self.expire();
+            }
+            if let Some(kept) = &mut self.kept {
+                let told = ready!(Pin::new(kept).poll(context));
+                self.kept = None;
+                if let Err(not_kept) = told {
+                    // No answer may say that it is done, and which ones do is not known here.
+                    self.unsent.clear();
+                    self.session.close(Code::DiskFull, &not_kept.to_string(), &mut self.unsent);
+                    self.closes = true;
+                }
             }
             if self.sent < self.unsent.len() {
                 ready!(self.poll_unsent(context))?;
@@ -277,6 +291,11 @@ impl Connection {
                 }
                 (true, false) => self.watch.wait_for(Awaits::RestOfFrame, ended_at),
             }
+        }
+        self.kept = self.session.take_kept();
+        if self.kept.is_some() {
+            self.unsent.extend_from_slice(&state.out);
+            return Poll::Ready(Ok(()));
         }
         Poll::Ready(self.write(&state.out))
     }

@@ -25,7 +25,7 @@ use tollkeeper_protocol::{
     Capabilities, DecodeError, Envelope, Flags, Frame, Header, Message, Op, next_frame,
 };
 
-use crate::doors::{Answered, Desk, Intent, Loaded, Problem};
+use crate::doors::{Answered, Desk, Full, Intent, Kept, Loaded, Problem};
 use crate::engine::command::Charge;
 use crate::engine::decision::{Decision, Reading, Refusal};
 use crate::engine::key::Key;
@@ -62,6 +62,8 @@ pub struct Session {
     protocol_errors: usize,
     /// Permits that are given back when the connection closes.
     tied: Vec<PermitId>,
+    /// Tells when the answers may go out: what they say was set must be on disk first.
+    kept: Option<Kept>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -173,6 +175,7 @@ enum Wrong {
     Session(SessionError),
     TooManySessions,
     TooManyTied,
+    TooManyChanges(Full),
 }
 
 /// What a batch of frames is answered with: the thread's desk and buffers, the policy and the
@@ -188,6 +191,8 @@ struct Work<'w, 't, F> {
     /// The session's tied permits, and how many checks that may tie more wait for their decision.
     tied: Vec<PermitId>,
     tying: usize,
+    /// Tells when the last change by hand is on disk, and with it those before it.
+    kept: Option<Kept>,
 }
 
 /// What a request is answered.
@@ -199,7 +204,7 @@ enum Reply<'a> {
 
 impl Default for Session {
     fn default() -> Self {
-        Self { stage: Stage::Greeting, protocol_errors: 0, tied: Vec::new() }
+        Self { stage: Stage::Greeting, protocol_errors: 0, tied: Vec::new(), kept: None }
     }
 }
 
@@ -240,6 +245,7 @@ impl Session {
             input,
             tied,
             tying: 0,
+            kept: None,
         };
         let mut progress =
             Progress { consumed: 0, frames: 0, answers: 0, closes: false, more: false };
@@ -265,11 +271,18 @@ impl Session {
         }
         self.flush(&mut work, out);
         self.tied = core::mem::take(&mut work.tied);
+        self.kept = work.kept.take();
         progress.closes = self.stage == Stage::Closed;
         let cells = &desk.cells;
         cells.requests.add(progress.frames as u64);
         cells.connections_dropped.add(u64::from(progress.closes));
         progress
+    }
+
+    /// What must be on disk before the answers of the last [`Session::handle_bytes`] go out; `None`:
+    /// they may go at once.
+    pub fn take_kept(&mut self) -> Option<Kept> {
+        self.kept.take()
     }
 
     /// Tells the client to go; what it sends from now on is refused.
@@ -1178,6 +1191,9 @@ impl Wrong {
                 let max = TIED_PERMITS_MAX as u64;
                 let detail = Detail::Range { field: "tied_permits", found: max + 1, min: 0, max };
                 encode(&ErrorAnswer::new(Code::Overloaded, message).with_detail(detail))
+            }
+            Self::TooManyChanges(full) => {
+                encode(&ErrorAnswer::new(Code::Overloaded, &full.to_string()))
             }
             Self::DeadlineExceeded => {
                 let message = "the request's deadline passed before it was decided";

@@ -73,6 +73,11 @@ impl Calendar {
         self.period
     }
 
+    /// The window that was open when the charge was resolved, and the one after it.
+    pub const fn boundaries(&self) -> Boundaries {
+        self.at
+    }
+
     /// Whether `now` lies past all windows that the charge knows: it was resolved too long ago.
     pub(in crate::engine) fn is_stale(&self, now: Now) -> bool {
         now.utc >= utc(self.at.next_ends_at)
