@@ -2,6 +2,7 @@
 
 mod keeper;
 mod log;
+mod recorder;
 mod reload;
 mod restored;
 
@@ -26,6 +27,8 @@ use crate::policy::{self, Policy, Source};
 pub use crate::disk::Restore;
 
 use keeper::Keeper;
+use recorder::Recorder;
+use restored::Changed;
 
 /// How often the sweeper works.
 const SWEEP_EVERY: Duration = Duration::from_millis(20);
@@ -185,27 +188,38 @@ pub fn run(config: &Config, restore: Restore, ready: impl FnOnce(&str)) -> Resul
         Some(home) => restored::restore(home, restore, &policy, &mut table, wall)?,
         None => None,
     };
+    let mut changed = match &home {
+        Some(home) => restored::change(home, restored.as_ref(), &policy, &table, wall)?,
+        None => Changed::default(),
+    };
     let time = restored.as_ref().map_or(Timestamp::from_nanos(1), |restored| restored.time);
-    let clock = Clock::start_at(time);
+    let clock = Clock::start_at(time.max(changed.time));
     let loaded = Loaded::new(policy, origin, wall);
     let (id, connections_max) = (identity.id, config.connections_max);
     let instance = Instance::with_table(table, connections_max, id, &seed, clock, loaded)
         .map_err(|error| StartError::Policy(error.to_string()))?;
     if home.is_some() {
         restored::number_on(&instance, restored, wall);
+        changed.take_over(&instance);
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|source| StartError::System { what: "event loop", source })?;
-    runtime.block_on(serve(config, seed, Arc::clone(&instance), home, ready))
+    runtime.block_on(serve(
+        config,
+        seed,
+        Arc::clone(&instance),
+        home.map(|home| (home, changed)),
+        ready,
+    ))
 }
 
 async fn serve(
     config: &Config,
     seed: Seed,
     instance: Arc<Instance>,
-    home: Option<Home<Directory>>,
+    home: Option<(Home<Directory>, Changed)>,
     ready: impl FnOnce(&str),
 ) -> Result<(), StartError> {
     let signals =
@@ -229,6 +243,20 @@ async fn serve(
     .map_err(listen("the binary protocol", config.listen))?;
     let binary_address = binary.address().map_err(listen("the binary protocol", config.listen))?;
 
+    let keepers = match home {
+        None => None,
+        Some((home, Changed { last, sets, .. })) => {
+            // Before the doors answer: what they change is kept from the first change on.
+            let recorder = Recorder::start(home.change_file(), &instance, last, sets);
+            let keeper = Keeper::start(home, &instance, config.snapshot_interval);
+            let failed = |what| move |source| StartError::System { what, source };
+            Some((
+                keeper.map_err(failed("thread for snapshots"))?,
+                recorder.map_err(failed("file of changes by hand"))?,
+            ))
+        }
+    };
+
     let stopping = |mut stopped: watch::Receiver<bool>| async move {
         let _ = stopped.wait_for(|stop| *stop).await;
     };
@@ -241,11 +269,6 @@ async fn serve(
     let hang_up = signals(SignalKind::hangup())?;
     let reload =
         tokio::spawn(reload::run(config.policy.clone(), seed, Arc::clone(&instance), hang_up));
-    let keeper = home.map(|home| Keeper::start(home, &instance, config.snapshot_interval));
-    let keeper = keeper
-        .transpose()
-        .map_err(|source| StartError::System { what: "thread for snapshots", source })?;
-
     let loaded = instance.policy.load();
     ready(&format!(
         "tollkeeper {} ready · binary {binary_address} · admin http://{admin_address} · policy: {} \
@@ -268,8 +291,12 @@ async fn serve(
         let _ = binary.await;
         let _ = stop_admin.send(true);
         let _ = admin.await;
-        if let Some(keeper) = keeper {
-            let _ = tokio::task::spawn_blocking(|| keeper.stop()).await;
+        if let Some((keeper, recorder)) = keepers {
+            let stop = || {
+                keeper.stop();
+                recorder.stop();
+            };
+            let _ = tokio::task::spawn_blocking(stop).await;
         }
     };
     tokio::select! {

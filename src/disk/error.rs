@@ -3,6 +3,7 @@
 use core::fmt;
 use std::io;
 
+use super::changes::Spoilt;
 use super::identity::name_of;
 use super::layout::Damage;
 
@@ -45,6 +46,13 @@ pub enum DiskError {
         damage: Damage,
         /// The one before it.
         previous: Option<String>,
+    },
+    /// Operator: the file of changes by hand is damaged.
+    Changes {
+        /// The file.
+        path: String,
+        /// Where and how.
+        spoilt: Spoilt,
     },
     /// Operator: there is no snapshot before the last one.
     NoPrevious {
@@ -127,6 +135,12 @@ impl fmt::Display for DiskError {
                     ),
                 }
             }
+            Self::Changes { path, spoilt } => write!(
+                f,
+                "{path} is damaged: {spoilt}; nothing was loaded. Bring it back from a copy, or \
+                 move it away to start without overrides, without identities, and without what \
+                 was set by hand since the snapshot"
+            ),
             Self::NoPrevious { path } => write!(
                 f,
                 "{path} holds no snapshot before the last one; start without `--restore previous`"

@@ -161,9 +161,10 @@ impl Mapped {
             return Ok(Self(None));
         }
         // Safety: nobody changes the file while it is mapped: files of the directory are written
-        // under another name and not changed after that (the log's are, but they are mapped only
-        // before anything is written to them), and its lock keeps other processes of
-        // ours away. The mapping is private. (Whoever cuts the file off from outside meanwhile
+        // under another name and not changed after that but at their ends, which are not mapped (the
+        // log's are, but they are mapped only before anything is written to them), and its lock
+        // keeps other processes of ours away. The mapping is private. (Whoever cuts the file off
+        // from outside meanwhile
         // ends the process with a signal; no byte is taken for another.)
         let mapped = unsafe { MmapOptions::new().map_copy_read_only(&file)? };
         // A hint. Without it a cold file comes page by page.

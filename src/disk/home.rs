@@ -7,9 +7,11 @@
 use std::io;
 use std::ops::Deref;
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::engine::table::Table;
 
+use super::changes::{self, ChangeFile, ReadChanges};
 use super::error::DiskError;
 use super::files::{self, Directory, OpenError};
 use super::identity::{self, Identity};
@@ -27,7 +29,7 @@ const UNFINISHED: &str = ".tmp";
 const SET_ASIDE: &str = ".snap.aside";
 
 /// Snapshots that are kept.
-const KEPT: usize = 2;
+pub const KEPT: usize = 2;
 
 /// Names that an operating system or a backup puts into directories.
 const HARMLESS: &[&str] = &[files::LOCK, "lost+found"];
@@ -44,7 +46,7 @@ pub enum Restore {
 
 /// An instance's directory.
 pub struct Home<S: Storage> {
-    storage: S,
+    storage: Arc<S>,
     /// For people.
     path: String,
     identity: Identity,
@@ -106,7 +108,27 @@ impl<S: Storage> Home<S> {
         numbers.sort_unstable();
         let aside = names.iter().filter_map(|name| number(name, SET_ASIDE));
         let last_number = numbers.iter().copied().chain(aside).max().unwrap_or_default();
+        let storage = Arc::new(storage);
         Ok(Self { storage, path, identity, numbers, last_number })
+    }
+
+    /// Reads and verifies the changes by hand. `None`: there were none yet.
+    ///
+    /// # Errors
+    /// See [`DiskError`].
+    pub fn read_changes(&self) -> Result<Option<ReadChanges<S::Bytes>>, DiskError> {
+        let path = || format!("{}/{}", self.path, changes::NAME);
+        let bytes = match self.storage.read(changes::NAME) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            read => read.map_err(|source| DiskError::Io { doing: "read", path: path(), source })?,
+        };
+        let read = ReadChanges::verify(bytes, self.identity.id);
+        read.map(Some).map_err(|spoilt| DiskError::Changes { path: path(), spoilt })
+    }
+
+    /// The file of changes by hand, to be written anew before any is added.
+    pub fn change_file(&self) -> ChangeFile<S> {
+        ChangeFile::new(Arc::clone(&self.storage), self.identity.id)
     }
 
     /// Who the instance is.
@@ -237,7 +259,7 @@ impl<S: Storage> Home<S> {
         // Whatever becomes of it, no other file gets its number.
         self.last_number = self.last_number.max(number);
         let unfinished = format!("{number:012}{UNFINISHED}");
-        let written = write(&self.storage, &unfinished, beside, moment, pace)
+        let written = write(&*self.storage, &unfinished, beside, moment, pace)
             .and_then(|written| self.keep(number, &unfinished, pace).map(|()| written));
         if written.is_err() {
             // It may never have come to be, and the next start removes it anyway.

@@ -638,18 +638,18 @@ pub(super) fn put_session(out: &mut Vec<u8>, session: &SavedSession) {
     put_words(out, &session.done);
 }
 
-fn put_words(out: &mut Vec<u8>, words: &[u64]) {
+pub(super) fn put_words(out: &mut Vec<u8>, words: &[u64]) {
     for word in words {
         out.extend_from_slice(&word.to_le_bytes());
     }
 }
 
 /// What is left to be read. Reading past the end gives zeroes: lengths are compared before.
-struct Read<'a>(&'a [u8]);
+pub(super) struct Read<'a>(pub(super) &'a [u8]);
 
 impl<'a> Read<'a> {
     #[inline]
-    fn array<const N: usize>(&mut self) -> [u8; N] {
+    pub(super) fn array<const N: usize>(&mut self) -> [u8; N] {
         let Some((array, rest)) = self.0.split_first_chunk::<N>() else {
             self.0 = &[];
             return [0; N];
@@ -658,25 +658,25 @@ impl<'a> Read<'a> {
         *array
     }
 
-    fn u8(&mut self) -> u8 {
+    pub(super) fn u8(&mut self) -> u8 {
         let [byte] = self.array();
         byte
     }
 
-    fn u16(&mut self) -> u16 {
+    pub(super) fn u16(&mut self) -> u16 {
         u16::from_le_bytes(self.array())
     }
 
-    fn u32(&mut self) -> u32 {
+    pub(super) fn u32(&mut self) -> u32 {
         u32::from_le_bytes(self.array())
     }
 
     #[inline]
-    fn u64(&mut self) -> u64 {
+    pub(super) fn u64(&mut self) -> u64 {
         u64::from_le_bytes(self.array())
     }
 
-    fn key(&mut self) -> Key {
+    pub(super) fn key(&mut self) -> Key {
         Key::from_words([self.u64(), self.u64()])
     }
 
@@ -751,7 +751,7 @@ impl<'a> Read<'a> {
     }
 }
 
-fn kind(number: u8) -> Option<Kind> {
+pub(super) fn kind(number: u8) -> Option<Kind> {
     [
         Kind::Bucket,
         Kind::Sliding,
@@ -765,10 +765,10 @@ fn kind(number: u8) -> Option<Kind> {
     .find(|kind| *kind as u8 == number)
 }
 
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
+pub(super) fn u32_at(bytes: &[u8], at: usize) -> u32 {
     Read(&bytes[at..]).u32()
 }
 
-fn unequal(expected: u32, found: u32) -> String {
+pub(super) fn unequal(expected: u32, found: u32) -> String {
     format!("checksum is {found:#010x}, expected {expected:#010x}")
 }

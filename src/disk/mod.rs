@@ -1,4 +1,4 @@
-//! FILES. What outlives the process: snapshots of the table, and who the instance is.
+//! FILES. What outlives the process: snapshots of the table, changes by hand, and who the instance is.
 //!
 //! Owns the formats (`FORMAT.md` beside this file, by byte offset) and the order of writes, syncs
 //! and renames; alone maps memory. It decides nothing and knows no door: `node` calls it. A byte
@@ -24,6 +24,10 @@ mod files;
 
 mod snapshot;
 
+mod by_hand;
+
+mod changes;
+
 mod home;
 
 pub mod log;
@@ -34,12 +38,13 @@ mod faulty;
 #[cfg(test)]
 mod tests;
 
+pub use changes::{ADDED_BYTES_MAX, ChangeFile, Place, ReadChanges, Record, Spoilt};
 pub use error::DiskError;
 pub use files::{Directory, Mapped, boot_id};
-pub use home::{ENDING, Home, Restore};
+pub use home::{ENDING, Home, KEPT, Restore};
 pub use identity::{Identity, name_of};
 pub use layout::{
     Damage, Header, LimitName, Outline, Section, SectionKind, Totals, VERSION, verify,
 };
-pub use snapshot::{Beside, Loaded, Moment, Verified, WriteError, Written, rest};
+pub use snapshot::{Ahead, Beside, Loaded, Moment, Verified, WriteError, Written, rest};
 pub use storage::{File, Storage};

@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::clock::Os;
 use crate::engine::command::LimitId;
 use crate::engine::session::SavedSession;
-use crate::engine::table::{Counter, Found, Loader, Snapshot, Spent, Table, Walked};
+use crate::engine::table::{Counter, Found, Loader, Ready, Snapshot, Spent, Table, Walked};
 use crate::engine::time::Nanos;
 
 use super::layout::{
@@ -71,17 +71,34 @@ impl From<Spent> for WriteError {
     }
 }
 
+/// A table made ready for a snapshot, whose moment is yet to come.
+pub struct Ahead<T: Deref<Target = Table>>(Ready<T>);
+
+impl<T: Deref<Target = Table> + Clone> Ahead<T> {
+    /// Makes a table ready. `None`: another snapshot is being written. The caller must not have
+    /// entered the table, nor hold a lock that is waited for by somebody who has.
+    pub fn of(table: T) -> Option<Self> {
+        Ready::take(table).map(Self)
+    }
+
+    /// Marks this moment. Until its snapshot is written, at most `noted_max` counters may change
+    /// that the writer has not come to. This waits for nobody.
+    pub fn mark(self, noted_max: u64) -> Moment<T> {
+        Moment(self.0.begin(noted_max))
+    }
+}
+
 /// The moment of a snapshot that is yet to be written. Dropped, it is forgotten.
 pub struct Moment<T: Deref<Target = Table>>(Snapshot<T>);
 
-impl<T: Deref<Target = Table>> Moment<T> {
-    /// Marks this moment. Until its snapshot is written, at most `noted_max` counters may change
-    /// that the writer has not come to. `None`: another one is being written. The caller must not
-    /// have entered the table.
+impl<T: Deref<Target = Table> + Clone> Moment<T> {
+    /// Makes ready and marks this moment, see [`Ahead`].
     pub fn mark(table: T, noted_max: u64) -> Option<Self> {
-        Snapshot::begin(table, noted_max).map(Self)
+        Ahead::of(table).map(|ahead| ahead.mark(noted_max))
     }
+}
 
+impl<T: Deref<Target = Table>> Moment<T> {
     /// From where on permits were numbered at this moment.
     pub fn next_permit(&self) -> u64 {
         self.0.next_permit()

@@ -1,5 +1,7 @@
 //! What must never happen to a snapshot: half of one, another's, a damaged one.
 
+mod changes;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

@@ -7,10 +7,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::engine::time::UtcTime;
 use crate::policy::maxima::{IDENTITIES_MAX, OVERRIDES_MAX, REASON_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::policy::{
-    Account, Change, Context, Identities, Mode, Numbers, OverrideText, Overrides, Policy, RunOut,
-    did_you_mean, diff,
+    Account, ByHand, Change, Context, Identities, Identity, Mode, Numbers, OverrideRecord,
+    Overrides, Policy, RunOut, did_you_mean, diff,
 };
 
+use super::changes::{Batch, Full, Kept};
 use super::journal::Event;
 use super::{Instance, cap_limits};
 
@@ -102,59 +103,6 @@ impl Loaded {
     }
 }
 
-/// An override as it was set.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OverrideRecord {
-    /// Name of the API.
-    pub api: String,
-    /// Name of the limit, or of one window of it; `*` is all of the API.
-    pub limit: String,
-    /// For whom, by the names in the limit's `per`, sorted; `None` is everybody.
-    pub key: Option<Vec<(String, String)>>,
-    /// The numbers, as a policy would write them.
-    pub quota: Option<String>,
-    /// Whether the limit is in force.
-    pub mode: Option<Mode>,
-    /// When it ends.
-    pub until: Option<UtcTime>,
-    /// When it was set.
-    pub set_at: UtcTime,
-    /// Who set it, by their own word.
-    pub who: String,
-    /// Why.
-    pub reason: String,
-}
-
-impl OverrideRecord {
-    fn add_to(&self, overrides: &mut Overrides, policy: &Policy) -> Result<usize, String> {
-        let key: Option<Vec<(&str, &[u8])>> = self
-            .key
-            .as_ref()
-            .map(|key| key.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect());
-        let text = OverrideText {
-            api: &self.api,
-            limit: &self.limit,
-            key: key.as_deref(),
-            quota: self.quota.as_deref(),
-            mode: self.mode,
-            until: self.until,
-        };
-        overrides.add(policy, &text)
-    }
-
-    fn is_for(&self, api: &str, limit: &str, key: Option<&[(String, String)]>) -> bool {
-        self.api == api && self.limit == limit && self.key.as_deref() == key
-    }
-
-    /// For whom it is, for people.
-    pub fn whom(&self) -> String {
-        let Some(key) = &self.key else { return "*".to_owned() };
-        let parts: Vec<String> =
-            key.iter().map(|(name, value)| format!("{name}={value}")).collect();
-        parts.join(" ")
-    }
-}
-
 /// An override, and whether it is in force.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Standing {
@@ -164,6 +112,16 @@ pub struct Standing {
     pub problem: Option<String>,
 }
 
+/// What is in force beside the policy, and the changes by hand that made it so and still wait.
+pub struct InForce {
+    /// Every override, the latest last.
+    pub overrides: Vec<OverrideRecord>,
+    /// Every identity.
+    pub identities: Identities,
+    /// The changes that waited to be kept.
+    pub batch: Batch,
+}
+
 /// Why a change was not made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
@@ -171,6 +129,12 @@ pub enum Failure {
     Wrong(String),
     /// Operator: there are as many as may be.
     TooMany(String),
+}
+
+impl From<Full> for Failure {
+    fn from(full: Full) -> Self {
+        Self::TooMany(full.to_string())
+    }
 }
 
 /// What came of reading the policy again.
@@ -307,7 +271,7 @@ impl Instance {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn set_override(&self, mut record: OverrideRecord) -> Result<usize, Failure> {
+    pub fn set_override(&self, mut record: OverrideRecord) -> Result<(usize, Kept), Failure> {
         if let Some(key) = &mut record.key {
             key.sort();
         }
@@ -333,6 +297,8 @@ impl Instance {
             let message = format!("there are {OVERRIDES_MAX} overrides, which is all there may be");
             return Err(Failure::TooMany(message));
         }
+        self.changes.has_room()?;
+        let change = ByHand::SetOverride(record.clone());
         self.journal.tell(Event::Changed(format!(
             "override of {}.{} for {}: {}{} by {:?}, reason {:?}",
             record.api,
@@ -358,12 +324,11 @@ impl Instance {
             }
         };
         self.policy.store(Arc::new(loaded.copy().with_overrides(overrides)));
-        Ok(count)
+        Ok((count, self.changes.keep(change)))
     }
 
     /// Clears the overrides that `which` picks. Returns how many there were.
-    fn clear_where(&self, which: impl Fn(&OverrideRecord) -> bool) -> usize {
-        let mut state = self.control.lock();
+    fn clear_where(&self, state: &mut State, which: impl Fn(&OverrideRecord) -> bool) -> usize {
         let before = state.overrides.len();
         state.overrides.retain(|standing| !which(&standing.record));
         let cleared = before - state.overrides.len();
@@ -376,25 +341,59 @@ impl Instance {
     }
 
     /// Clears the override that was set for this limit and key. Returns whether there was one.
+    ///
+    /// # Errors
+    /// If too many changes wait to be kept.
     pub fn clear_override(
         &self,
         api: &str,
         limit: &str,
         key: Option<&[(String, String)]>,
         who: &str,
-    ) -> bool {
+    ) -> Result<(bool, Kept), Failure> {
         let key = key.map(|key| {
             let mut key = key.to_vec();
             key.sort();
             key
         });
-        let cleared = self.clear_where(|record| record.is_for(api, limit, key.as_deref())) > 0;
-        if cleared {
-            let whom = key.map_or("*".to_owned(), |key| format!("{key:?}"));
-            let what = format!("override of {api}.{limit} for {whom} cleared by {who:?}");
-            self.journal.tell(Event::Changed(what));
+        let mut state = self.control.lock();
+        self.changes.has_room()?;
+        let is_meant = |record: &OverrideRecord| record.is_for(api, limit, key.as_deref());
+        if self.clear_where(&mut state, is_meant) == 0 {
+            return Ok((false, Kept::default()));
         }
-        cleared
+        let whom = key.as_ref().map_or("*".to_owned(), |key| format!("{key:?}"));
+        let what = format!("override of {api}.{limit} for {whom} cleared by {who:?}");
+        self.journal.tell(Event::Changed(what));
+        let (api, limit, who) = (api.to_owned(), limit.to_owned(), who.to_owned());
+        Ok((true, self.changes.keep(ByHand::ClearOverride { api, limit, key, who })))
+    }
+
+    /// Takes over what was in force beside the policy in an earlier run. Overrides that have ended
+    /// are left out; those that do not fit the policy stand and are not in force.
+    pub fn take_over(&self, overrides: Vec<OverrideRecord>, identities: Identities) {
+        let mut state = self.control.lock();
+        let now = self.clock.now().utc;
+        let holds = |record: &OverrideRecord| record.until.is_none_or(|until| now < until);
+        let overrides = overrides.into_iter().filter(holds);
+        let standing = overrides.map(|record| Standing { record, problem: None });
+        state.overrides = standing.collect();
+        let loaded = self.policy.load_full();
+        let overrides = state.compile(&loaded.policy);
+        let mut changed = loaded.copy().with_overrides(overrides);
+        changed.identities = identities;
+        self.policy.store(Arc::new(changed));
+    }
+
+    /// What is in force beside the policy, after all changes by hand up to one, and those that were
+    /// still waiting to be kept.
+    pub fn in_force(&self) -> InForce {
+        let state = self.control.lock();
+        // Nobody changes overrides or identities as long as the state is locked.
+        let batch = self.changes.turn().map(|mut turn| turn.take()).unwrap_or_default();
+        let overrides = state.overrides.iter().map(|standing| standing.record.clone()).collect();
+        let identities = self.policy.load().identities.clone();
+        InForce { overrides, identities, batch }
     }
 
     /// Forgets overrides that have ended; checks have not heeded them since.
@@ -402,7 +401,8 @@ impl Instance {
         let now = self.clock.now().utc;
         let ended = |record: &OverrideRecord| record.until.is_some_and(|until| until <= now);
         if self.policy.load().has_overrides() {
-            self.clear_where(ended);
+            let mut state = self.control.lock();
+            self.clear_where(&mut state, ended);
         }
     }
 
@@ -416,8 +416,8 @@ impl Instance {
         attribute: &str,
         value: &str,
         account: Account,
-    ) -> Result<Option<Account>, Failure> {
-        let _turn = self.control.lock();
+    ) -> Result<(Option<Account>, Kept), Failure> {
+        let _state = self.control.lock();
         let loaded = self.policy.load_full();
         let handle = loaded.policy.handle_of(api, None).ok_or_else(|| {
             let help = did_you_mean(api, loaded.policy.apis()).unwrap_or_default();
@@ -452,24 +452,49 @@ impl Instance {
                 return Err(Failure::Wrong(message));
             }
         }
+        self.changes.has_room()?;
         let mut changed = loaded.copy();
-        let before =
-            changed.identities.put(api, attribute, value.as_bytes(), account).map_err(|_| {
-                let message =
-                    format!("there are {IDENTITIES_MAX} identities, which is all there may be");
-                Failure::TooMany(message)
-            })?;
+        let put = changed.identities.put(api, attribute, value.as_bytes(), account.clone());
+        let before = put.map_err(|_| {
+            let message =
+                format!("there are {IDENTITIES_MAX} identities, which is all there may be");
+            Failure::TooMany(message)
+        })?;
         self.policy.store(Arc::new(changed));
-        Ok(before)
+        let tier = account.tier.as_deref().unwrap_or("none");
+        let text = &account.account;
+        // The value may be a secret, such as an API key.
+        let what =
+            format!("identity of API {api}: a value of {attribute} is {text}'s, tier {tier}");
+        self.journal.tell(Event::Changed(what));
+        let (api, attribute, value) = (api.into(), attribute.into(), value.as_bytes().into());
+        let identity = Identity { api, attribute, value, account };
+        Ok((before, self.changes.keep(ByHand::PutIdentity(identity))))
     }
 
     /// Forgets an identity. Returns what was on record of it.
-    pub fn remove_identity(&self, api: &str, attribute: &str, value: &str) -> Option<Account> {
-        let _turn = self.control.lock();
+    ///
+    /// # Errors
+    /// If too many changes wait to be kept.
+    pub fn remove_identity(
+        &self,
+        api: &str,
+        attribute: &str,
+        value: &str,
+    ) -> Result<(Option<Account>, Kept), Failure> {
+        let _state = self.control.lock();
+        self.changes.has_room()?;
         let loaded = self.policy.load_full();
         let mut changed = loaded.copy();
-        let removed = changed.identities.remove(api, attribute, value.as_bytes())?;
+        let Some(removed) = changed.identities.remove(api, attribute, value.as_bytes()) else {
+            return Ok((None, Kept::default()));
+        };
         self.policy.store(Arc::new(changed));
-        Some(removed)
+        let text = &removed.account;
+        let what = format!("identity of API {api}: a value of {attribute} is no more {text}'s");
+        self.journal.tell(Event::Changed(what));
+        let (api, attribute, value) = (api.into(), attribute.into(), value.as_bytes().into());
+        let kept = self.changes.keep(ByHand::RemoveIdentity { api, attribute, value });
+        Ok((Some(removed), kept))
     }
 }

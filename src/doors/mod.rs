@@ -17,6 +17,8 @@ mod asked;
 
 mod answer;
 
+mod changes;
+
 mod control;
 
 mod journal;
@@ -39,11 +41,12 @@ use crate::policy::{Policy, RunOut};
 
 use report::SnapshotReport;
 
-pub use batch::{Batch, Outcome, SharedDesk};
-pub use control::{Control, Failure, Loaded, OverrideRecord, Reloads, Standing};
-pub use docket::{Awaited, AwaitedChange, Consensus, ConsensusHandle, Docket};
 pub(crate) use batch::TRIES_MAX;
+pub use batch::{Batch, Outcome, SharedDesk};
+pub use changes::{Batch as ChangeBatch, Changes, Full, Kept, NotKept, Turn};
+pub use control::{Control, Failure, InForce, Loaded, Reloads, Standing};
 pub(crate) use desk::Unamended;
+pub use docket::{Awaited, AwaitedChange, Consensus, ConsensusHandle, Docket};
 pub use desk::{Answered, Desk, Intent, Problem};
 pub use journal::{Denial, Event, Journal};
 
@@ -60,6 +63,9 @@ pub struct Instance {
     pub policy: ArcSwap<Loaded>,
     /// Changes while running.
     pub control: Control,
+    /// Changes by hand that are to be kept. Its lock is taken after those of `control` and
+    /// `sessions`, where several are.
+    pub changes: Changes,
     /// What is to be logged.
     pub journal: Journal,
     /// Time.
@@ -166,6 +172,7 @@ impl Instance {
             table: ArcSwap::from_pointee(table),
             policy: ArcSwap::from_pointee(loaded),
             control,
+            changes: Changes::default(),
             journal: Journal::new(),
             clock,
             sessions: Mutex::new(Sessions::new(seed)),

@@ -224,7 +224,7 @@ impl Quota {
         match *self {
             Self::Bucket(bucket) => {
                 let (units, window) = bucket.rate();
-                (Kind::Bucket as u8, [units, window, bucket.burst()])
+                (Kind::Bucket as u8, [units, window.get(), bucket.burst()])
             }
             Self::Sliding(sliding) => {
                 (Kind::Sliding as u8, [sliding.units(), sliding.window().get(), 0])
@@ -259,13 +259,7 @@ impl Quota {
         let low = |word: u64| word as u32;
         let high = |word: u64| (word >> 32) as u32;
         match kind {
-            Kind::Bucket => {
-                // A rate in lowest terms may have a window below the least that a policy may say.
-                check_range("units", first, 1, UNITS_MAX).ok()?;
-                check_range("window_ns", second, 1, WINDOW_MAX.get()).ok()?;
-                check_range("burst", third, 1, UNITS_MAX).ok()?;
-                Some(Self::Bucket(Bucket::new(first, Nanos::new(second), third)))
-            }
+            Kind::Bucket => Self::bucket(first, Nanos::new(second), third).ok(),
             Kind::Sliding => Self::sliding(first, Nanos::new(second)).ok(),
             Kind::Fixed => {
                 let align = match third {

@@ -3,6 +3,7 @@
 //! It works in short steps and rests as long as each took (`disk::rest`), so that on a busy machine
 //! no worker waits for it longer than a step.
 
+use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, PoisonError};
@@ -12,9 +13,9 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use crate::clock::{self, Os};
-use crate::disk::{Beside, Directory, Header, Home, LimitName, Moment, rest};
-use crate::doors::Instance;
+use crate::disk::{Ahead, Beside, Directory, Header, Home, KEPT, LimitName, rest};
 use crate::doors::report::SnapshotReport;
+use crate::doors::{Instance, Turn};
 use crate::engine::time::Now;
 use crate::policy::Policy;
 
@@ -64,7 +65,7 @@ impl Keeper {
         };
         let _ = instance.snapshots.set(Box::new(handle));
         let seen = changes(instance);
-        let work = Work { home, instance: Arc::clone(instance), seen };
+        let work = Work { home, instance: Arc::clone(instance), seen, changed: VecDeque::new() };
         let thread = std::thread::Builder::new().name("snapshots".to_owned());
         let thread = thread.spawn(move || work.run(interval, &asked))?;
         Ok(Self { ask, thread })
@@ -84,6 +85,8 @@ struct Work {
     instance: Arc<Instance>,
     /// [`changes`] at the last snapshot.
     seen: u64,
+    /// Numbers of the last changes by hand in this run's last snapshots.
+    changed: VecDeque<u64>,
 }
 
 /// Grows with every request that may have changed a counter.
@@ -142,13 +145,19 @@ impl Work {
         let instance = &self.instance;
         let policy = instance.policy.load_full();
         let noted_max = (instance.table.load().usage().keys_max / NOTED_PARTS).max(NOTED_MIN);
-        // No request that may be sent again is between its charge and its mark meanwhile.
+        // Who waits for the locks below may be in the table, and this may wait for them to leave it.
+        let ahead = Ahead::of(instance.table.load_full());
+        let ahead = ahead.ok_or("another snapshot is being taken")?;
+        // No request that may be sent again is between its charge and its mark meanwhile, and no
+        // counter is between being set and being kept.
         let sessions = instance.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = instance.changes.turn();
         // Read before the moment: a counter charged in between is later than the snapshot says,
         // and so refills later.
         let (now, wall) = (instance.clock.now(), clock::wall_now());
-        let moment = Moment::mark(instance.table.load_full(), noted_max);
-        let moment = moment.ok_or("another snapshot is being taken")?;
+        let moment = ahead.mark(noted_max);
+        let changed = turn.as_ref().map_or(0, Turn::last);
+        drop(turn);
         let (sessions_opened, saved) = sessions.saved();
         drop(sessions);
         let identity = self.home.identity();
@@ -162,12 +171,18 @@ impl Work {
             wall,
             policy: policy.policy.version(),
             next_permit: moment.next_permit(),
-            applied: (0, 0),
+            applied: (changed, 0),
             sessions_opened,
         };
         let limits = limit_names(&policy.policy);
         let beside = Beside { header, limits, sessions: saved, cluster: Vec::new() };
         let written = self.home.write(&beside, moment, pace).map_err(|error| error.to_string())?;
+        self.changed.push_back(changed);
+        if self.changed.len() >= KEPT {
+            // The oldest one that is kept has these, and so have those after it.
+            let oldest = self.changed.pop_front().unwrap_or_default();
+            instance.changes.note_in_snapshots(oldest);
+        }
         let report = SnapshotReport {
             file: self.home.path_of(number),
             counters: written.totals.counters(),

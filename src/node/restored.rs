@@ -1,16 +1,17 @@
-//! What a start takes over from the last run: counters, time, sessions, and from where on to
-//! number permits and sessions, so that nothing is given twice.
+//! What a start takes over from the last run: counters, time, sessions, changes by hand, and from
+//! where on to number permits and sessions, so that nothing is given twice.
 
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
-use crate::disk::{Directory, DiskError, Home, Restore};
+use crate::disk::{Directory, DiskError, Home, Record, Restore};
 use crate::doors::Instance;
+use crate::engine::command::{Amend, Charge};
 use crate::engine::kinds::NARROW_HORIZON;
-use crate::engine::session::SavedSession;
-use crate::engine::table::Table;
+use crate::engine::session::{RequestId, SavedSession};
+use crate::engine::table::{Stamp, Table};
 use crate::engine::time::{Nanos, Timestamp, UtcTime};
-use crate::policy::Policy;
+use crate::policy::{ByHand, Identities, Identity, OverrideRecord, Policy, SetCounters};
 
 use super::StartError;
 use super::keeper::limit_names;
@@ -32,6 +33,23 @@ pub(super) struct Restored {
     sessions_opened: u64,
     sessions: Vec<SavedSession>,
     utc: UtcTime,
+    /// Number of the last change by hand that its counters have.
+    changed: u64,
+}
+
+/// What was taken over of changes by hand.
+#[derive(Default)]
+pub(super) struct Changed {
+    /// Cluster time now by the last change, and the time since.
+    pub(super) time: Timestamp,
+    /// Number of the last change.
+    pub(super) last: u64,
+    /// Counters that were set, and may not be in every snapshot.
+    pub(super) sets: Vec<Record>,
+    overrides: Vec<OverrideRecord>,
+    identities: Identities,
+    /// Requests that were done after the snapshot.
+    done: Vec<RequestId>,
 }
 
 /// Loads a snapshot into an empty table. `None`: there is none yet.
@@ -53,9 +71,8 @@ pub(super) fn restore(
         names.iter().find(is_same).map(|new| new.id)
     });
     let loaded = loaded.map_err(|damage| -> DiskError { home.damaged(header.number, damage) })?;
-    // A wall clock that was set back while nobody ran costs time and gives none.
     let down = wall - header.wall;
-    let time = header.time.after(down);
+    let time = time_after(header.time, header.wall, wall);
     let path = home.path_of(header.number);
     if time.as_nanos() >= NARROW_HORIZON {
         let found = time.as_nanos() / YEAR;
@@ -82,7 +99,99 @@ pub(super) fn restore(
         sessions_opened: header.sessions_opened,
         sessions: verified.sessions(),
         utc: header.utc,
+        changed: header.applied.0,
     }))
+}
+
+/// Cluster time now, where it was `time` when the system's wall clock was at `then`.
+fn time_after(time: Timestamp, then: UtcTime, wall: UtcTime) -> Timestamp {
+    // A wall clock that was set back while nobody ran costs time and gives none.
+    time.after(wall - then)
+}
+
+/// Makes the changes by hand again that came after the snapshot: counters at once, the rest is
+/// handed on by [`Changed::take_over`].
+pub(super) fn change(
+    home: &Home<Directory>,
+    restored: Option<&Restored>,
+    policy: &Policy,
+    table: &Table,
+    wall: UtcTime,
+) -> Result<Changed, StartError> {
+    let after = restored.map_or(0, |restored| restored.changed);
+    let mut changed = Changed { last: after, ..Changed::default() };
+    let Some(read) = home.read_changes()? else { return Ok(changed) };
+    if read.torn() > 0 {
+        tracing::info!(bytes = read.torn(), "a change that was being written is left out");
+    }
+    let last = read.last();
+    changed.last = last.number.max(after);
+    changed.time = time_after(last.time, last.wall, wall);
+    let (mut set, mut refused) = (0, 0);
+    for record in read.records() {
+        match record.change {
+            ByHand::SetOverride(record) => {
+                let is_same = |other: &OverrideRecord| {
+                    other.is_for(&record.api, &record.limit, record.key.as_deref())
+                };
+                changed.overrides.retain(|other| !is_same(other));
+                changed.overrides.push(record);
+            }
+            ByHand::ClearOverride { api, limit, key, .. } => {
+                changed.overrides.retain(|other| !other.is_for(&api, &limit, key.as_deref()));
+            }
+            ByHand::PutIdentity(Identity { api, attribute, value, account }) => {
+                // There are no more than there may be: they were all there at one time.
+                let _ = changed.identities.put(&api, &attribute, &value, account);
+            }
+            ByHand::RemoveIdentity { api, attribute, value } => {
+                changed.identities.remove(&api, &attribute, &value);
+            }
+            ByHand::SetCounters(ref counters) => {
+                if record.number > after {
+                    let is_set = set_again(counters, policy, table);
+                    set += usize::from(is_set);
+                    refused += usize::from(!is_set);
+                    changed.done.extend(counters.id);
+                }
+                changed.sets.push(record);
+            }
+        }
+    }
+    if refused > 0 {
+        tracing::warn!(refused, "counters that were set by hand have no room in the table now");
+    }
+    tracing::info!(
+        overrides = changed.overrides.len(),
+        identities = changed.identities.count(),
+        set_again = set,
+        "changes by hand restored"
+    );
+    Ok(changed)
+}
+
+/// Sets counters as they were set, at the moment of then; false if there is no room for them.
+fn set_again(set: &SetCounters, policy: &Policy, table: &Table) -> bool {
+    let charges: Vec<Charge> = set.counters.iter().map(|counter| counter.charge(policy)).collect();
+    let mut stamp = Stamp::new(|| set.now);
+    let amended = table.pin().amend(&charges, Amend::Set(set.used), &mut stamp, &mut Vec::new());
+    amended.is_ok()
+}
+
+impl Changed {
+    /// Puts in force what was beside the policy, and notes which requests were done.
+    pub(super) fn take_over(&mut self, instance: &Instance) {
+        let overrides = std::mem::take(&mut self.overrides);
+        instance.take_over(overrides, std::mem::take(&mut self.identities));
+        let mut sessions = instance.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = instance.clock.now().time;
+        for id in self.done.drain(..) {
+            // A session that began after the snapshot is forgotten, and so are its numbers.
+            if sessions.is_done(id, now) == Ok(false) {
+                sessions.mark_done(id);
+            }
+        }
+    }
 }
 
 /// Numbers permits and sessions past all that were ever given, and remembers the sessions.

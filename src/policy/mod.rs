@@ -54,6 +54,8 @@ mod subject;
 
 mod overrides;
 
+mod by_hand;
+
 mod resolve;
 
 mod explain;
@@ -72,6 +74,7 @@ mod numbers;
 mod examples;
 
 pub use answer::Rendered;
+pub use by_hand::{ByHand, SetCounter, SetCounters};
 pub use code::ErrorCode;
 pub use diff::{Change, Fate, diff};
 pub(crate) use error::did_you_mean;
@@ -79,7 +82,7 @@ pub use error::{LoadError, LoadErrors};
 pub use explain::{Explained, Explanation, Taken, Use, moment_of, moment_text};
 pub use handle::{Handle, Limit, Mode, One, Rule, RuleEffect, Slot, SlotUse, Unavailable};
 pub use numbers::{Numbered, Numbers, RunOut};
-pub use overrides::{Override, OverrideText, Overrides};
+pub use overrides::{Override, OverrideRecord, OverrideText, Overrides};
 pub use resolve::{Context, Found, Request, ResolveError, Resolved, Scratch};
 pub use script::{Failure, Test, TestOutcome, TestReport, render_report};
 pub use subject::{Account, Identities, Identity, TooMany};

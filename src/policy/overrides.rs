@@ -34,6 +34,64 @@ pub struct OverrideText<'a> {
     pub until: Option<UtcTime>,
 }
 
+/// An override as it was set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OverrideRecord {
+    /// Name of the API.
+    pub api: String,
+    /// Name of the limit, or of one window of it; `*` is all of the API.
+    pub limit: String,
+    /// For whom, by the names in the limit's `per`, sorted; `None` is everybody.
+    pub key: Option<Vec<(String, String)>>,
+    /// The numbers, as a policy would write them.
+    pub quota: Option<String>,
+    /// Whether the limit is in force.
+    pub mode: Option<Mode>,
+    /// When it ends.
+    pub until: Option<UtcTime>,
+    /// When it was set.
+    pub set_at: UtcTime,
+    /// Who set it, by their own word.
+    pub who: String,
+    /// Why.
+    pub reason: String,
+}
+
+impl OverrideRecord {
+    /// Adds it to what is in force under a policy; see [`Overrides::add`].
+    ///
+    /// # Errors
+    /// What is wrong with it, in words.
+    pub fn add_to(&self, overrides: &mut Overrides, policy: &Policy) -> Result<usize, String> {
+        let key: Option<Vec<(&str, &[u8])>> = self
+            .key
+            .as_ref()
+            .map(|key| key.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect());
+        let text = OverrideText {
+            api: &self.api,
+            limit: &self.limit,
+            key: key.as_deref(),
+            quota: self.quota.as_deref(),
+            mode: self.mode,
+            until: self.until,
+        };
+        overrides.add(policy, &text)
+    }
+
+    /// Whether it was set for this limit and key.
+    pub fn is_for(&self, api: &str, limit: &str, key: Option<&[(String, String)]>) -> bool {
+        self.api == api && self.limit == limit && self.key.as_deref() == key
+    }
+
+    /// For whom it is, for people.
+    pub fn whom(&self) -> String {
+        let Some(key) = &self.key else { return "*".to_owned() };
+        let parts: Vec<String> =
+            key.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        parts.join(" ")
+    }
+}
+
 /// What a limit is for some keys instead of what the policy says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Override {

@@ -200,6 +200,164 @@ fn a_directory_that_is_in_use_or_not_ours_is_refused() {
     assert!(place.fail(&["--restore", "previous"]).stderr.contains("no snapshot before"));
 }
 
+const BY_HAND: &str = "schema = 1
+[api.shop]
+class.x = [\"POST /x\"]
+subject.account = [\"api_key\"]
+[api.shop.limit]
+held = { on = \"x\", per = [\"account\"], level = \"1000\" }
+slow = { on = \"x\", per = [\"account\"], bucket = \"50/day burst 50\" }
+";
+
+/// Whatever was answered is there after a kill, wherever the last snapshot is: none yet, before the
+/// change, or after it.
+#[test]
+fn what_was_changed_by_hand_and_answered_outlives_a_kill() {
+    let mut place = Place::new("by-hand");
+    place.policy = place.directory.write("by-hand.toml", BY_HAND);
+    let start = || place.start(&["--snapshot-interval", "1h"]);
+    let ok = |output: Output| assert_eq!(output.code, 0, "{output:?}");
+    let kill = |daemon: Daemon| {
+        daemon.kill();
+        drop(daemon);
+    };
+    let left = |daemon: &Daemon, limit: &str, who: &str| {
+        let report = daemon.ask(&["peek", "shop", "POST /x", who, "--json"]).json().remove(0);
+        left(&report, limit)
+    };
+    let set = |daemon: &Daemon, limit: &str, who: &str, used: &str| {
+        ok(daemon.ask(&["set", "shop", "POST /x", who, "--limit", limit, "--used", used]));
+    };
+
+    let daemon = start();
+    ok(daemon.tell(&["identity", "put", "api_key=k1", "account=a1"]));
+    ok(daemon.tell(&["identity", "put", "api_key=k2", "account=a2"]));
+    ok(daemon.tell(&["identity", "remove", "api_key=k2"]));
+    ok(daemon.tell(&[
+        "override",
+        "set",
+        "shop.slow",
+        "account=a1",
+        "70/day burst 70",
+        "--by",
+        "ada",
+        "--reason",
+        "ticket 7",
+        "--until",
+        "2199-01-01",
+    ]));
+    ok(daemon.tell(&["override", "set", "shop.held", "account=a9", "3"]));
+    ok(daemon.tell(&["override", "clear", "shop.held", "account=a9"]));
+    set(&daemon, "slow", "account=a1", "20");
+    set(&daemon, "held", "account=a1", "600");
+    set(&daemon, "held", "account=a2", "700");
+    kill(daemon);
+    assert!(place.snapshots().is_empty());
+
+    // There was no snapshot, so cluster time goes on by the changes.
+    let daemon = start();
+    let list = daemon.tell(&["override", "list", "--json"]).json().remove(0);
+    let all = list["overrides"].as_array().unwrap();
+    assert_eq!(all.len(), 1, "{list}");
+    assert_eq!(
+        (&all[0]["who"], &all[0]["reason"], &all[0]["until"], &all[0]["limit"]),
+        (&"ada".into(), &"ticket 7".into(), &"2199-01-01T00:00:00Z".into(), &"slow".into()),
+    );
+    let list = daemon.tell(&["identity", "list", "--json"]).json().remove(0);
+    assert_eq!((&list["all"], &list["identities"][0]["value"]), (&1.into(), &"k1".into()));
+    assert_eq!(left(&daemon, "slow", "api_key=k1"), 50, "70 a day and 20 of them used");
+    assert_eq!(left(&daemon, "held", "account=a1"), 400);
+
+    // What is charged behind the change is in the snapshot, and not set back by the change.
+    ok(daemon.ask(&["check", "shop", "POST /x", "account=a2", "--cost", "7"]));
+    now(&daemon);
+    set(&daemon, "held", "account=a1", "900");
+    ok(daemon.ask(&["reset", "shop", "POST /x", "account=a3"]));
+    ok(daemon.tell(&["override", "clear", "shop.slow", "account=a1"]));
+    kill(daemon);
+    let daemon = start();
+    assert_eq!(left(&daemon, "held", "account=a2"), 293);
+    assert_eq!(left(&daemon, "held", "account=a1"), 100);
+    // By the new numbers the bucket is full at the same time as by the old ones: 20 of 70, 14.3 of 50.
+    assert_eq!(left(&daemon, "slow", "account=a1"), 35);
+    ok(daemon.ask(&["check", "shop", "POST /x", "account=a2", "--cost", "3"]));
+    now(&daemon);
+    kill(daemon);
+    // The snapshot before the last has neither the charge nor the later changes of its own; these
+    // are made again on it, and the charge is forgotten.
+    let daemon = place.start(&["--snapshot-interval", "1h", "--restore", "previous"]);
+    assert_eq!(left(&daemon, "held", "account=a2"), 293);
+    assert_eq!(left(&daemon, "held", "account=a1"), 100);
+    stop(daemon);
+    let daemon = start();
+    assert_eq!(left(&daemon, "held", "account=a1"), 100);
+    kill(daemon);
+
+    // A torn end is cut, damage before it is told.
+    let path = place.data.join("changes");
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes.extend_from_slice(b"CHNG torn");
+    std::fs::write(&path, &bytes).unwrap();
+    let daemon = start();
+    assert_eq!(left(&daemon, "held", "account=a1"), 100);
+    kill(daemon);
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[100] ^= 1;
+    std::fs::write(&path, &bytes).unwrap();
+    let error = place.fail(&[]).stderr;
+    for part in [path.to_str().unwrap(), "offset 40", "move it away"] {
+        assert!(error.contains(part), "{part:?} is not in {error}");
+    }
+}
+
+/// Counters set by hand under load, with snapshots all the time and a kill in the middle: the number
+/// that was answered last is there, or the one that was being set.
+#[test]
+fn a_counter_that_is_set_while_snapshots_are_taken_is_neither_lost_nor_set_twice() {
+    let place = Place::new("set-and-snapshot");
+    let mut used = 0;
+    for round in 0..4_u64 {
+        let daemon = place.start(&["--snapshot-interval", "100ms"]);
+        let (told, address) = (AtomicU64::new(used), daemon.address);
+        std::thread::scope(|scope| {
+            scope.spawn(|| set_on(&told, address));
+            std::thread::sleep(Duration::from_millis(500 + 70 * round));
+            daemon.kill();
+        });
+        drop(daemon);
+        let told = told.load(Ordering::Relaxed);
+        assert!(told > used, "nothing was at stake");
+        let daemon = place.start(&["--snapshot-interval", "1h"]);
+        let found = 1_000_000_000 - left(&check(&daemon, "POST /x"), "held") - 1;
+        // Each number is followed by a charge of one, which a crash may forget.
+        assert!((told..=told + 11).contains(&found), "round {round}: {told}, {found}");
+        used = found + 1;
+        stop(daemon);
+    }
+}
+
+/// Sets a level to tens, one after the other, each followed by a charge; tells which were answered.
+fn set_on(told: &AtomicU64, address: SocketAddr) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let connected = Client::connect(address.to_string(), Options::default()).await;
+        let Ok(client) = connected else { return };
+        let Ok(handle) = client.prepare("shop", Some("x")).await else { return };
+        let mut used = told.load(Ordering::Relaxed).next_multiple_of(10);
+        loop {
+            used += 10;
+            let arguments = CheckArgs::new().value("user", "u");
+            if client.set(&handle, &arguments, None, used, None).await.is_err() {
+                return;
+            }
+            told.store(used, Ordering::Relaxed);
+            if client.check(&handle, &arguments).await.is_err() {
+                return;
+            }
+        }
+    });
+}
+
 /// What load has been acknowledged when, over all runs.
 #[derive(Default)]
 struct Load {

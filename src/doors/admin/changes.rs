@@ -5,9 +5,11 @@ use serde_json::{Map, Value};
 
 use crate::doors::asked::Bad;
 use crate::doors::json;
-use crate::doors::{Instance, OverrideRecord, Standing};
+use crate::doors::{Instance, Standing};
 use crate::engine::time::{Nanos, UtcTime};
-use crate::policy::{Account, Identity, Mode, Policy, moment_of, moment_text, span};
+use crate::policy::{
+    Account, Identity, Mode, OverrideRecord, Policy, moment_of, moment_text, span,
+};
 
 /// The most identities that one answer lists.
 pub(super) const LISTED_MAX: usize = 10_000;

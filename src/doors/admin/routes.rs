@@ -17,10 +17,10 @@ use serde_json::json;
 use tokio::time::timeout;
 
 use crate::doors::answer;
-use crate::doors::asked::{Asked, Bad};
+use crate::doors::asked::{Asked, Bad, Placed};
 use crate::doors::report::ErrorReport;
-use crate::doors::{Batch, Failure, Instance, Intent, SharedDesk};
-use crate::engine::table::Stamp;
+use crate::doors::{Batch, Desk, Failure, Instance, Intent, Loaded, NotKept, SharedDesk};
+use crate::engine::table::{Pinned, Stamp};
 use crate::metrics::cells::Protocol;
 use crate::metrics::export;
 
@@ -133,7 +133,9 @@ async fn status(State(admin): Shared) -> Response {
     json_response(StatusCode::OK, &Status::of(&admin.instance, &admin.vitals))
 }
 
+/// Charges counters, so it is for those who may change things.
 async fn check(State(admin): Shared, request: Request) -> Result<Response, Refused> {
+    may_change(&admin, request.headers())?;
     ask(&admin, request, Intent::Charge).await
 }
 
@@ -174,33 +176,38 @@ async fn ask(admin: &Admin, request: Request, intent: Intent) -> Result<Response
 }
 
 async fn explain_request(State(admin): Shared, request: Request) -> Result<Response, Refused> {
-    expects_json(request.headers())?;
-    let body = read_body(request).await?;
-    let asked = Asked::parse(&body)?;
-    let instance = &admin.instance;
-    let loaded = instance.policy.load();
-    let placed = asked.place(&loaded.policy)?;
-    asked.check_attributes(placed.handle)?;
-    let mut stamp = Stamp::new(|| instance.clock.now());
-    let table = instance.table.load();
-    let pinned = table.pin();
-    let report = admin.desk.with(|desk| explain(desk, &loaded, &pinned, &placed, &mut stamp))?;
-    Ok(json_response(StatusCode::OK, &report))
+    look(&admin, request, Asked::parse, |desk, loaded, pinned, placed, instance| {
+        let mut stamp = Stamp::new(|| instance.clock.now());
+        explain(desk, loaded, pinned, placed, &mut stamp)
+    })
+    .await
 }
 
 async fn subject_usage(State(admin): Shared, request: Request) -> Result<Response, Refused> {
+    look(&admin, request, Asked::parse_subject, |desk, loaded, pinned, placed, instance| {
+        let mut stamp = Stamp::new(|| instance.clock.now());
+        Ok(usage(desk, loaded, pinned, placed.handle, &placed.values, &mut stamp))
+    })
+    .await
+}
+
+/// Answers what looks at counters and changes none.
+async fn look<R: Serialize>(
+    admin: &Admin,
+    request: Request,
+    parse: impl FnOnce(&[u8]) -> Result<Asked, Bad>,
+    report: impl FnOnce(&mut Desk, &Loaded, &Pinned<'_>, &Placed<'_>, &Instance) -> Result<R, Bad>,
+) -> Result<Response, Refused> {
     expects_json(request.headers())?;
     let body = read_body(request).await?;
-    let asked = Asked::parse_subject(&body)?;
+    let asked = parse(&body)?;
     let instance = &admin.instance;
     let loaded = instance.policy.load();
     let placed = asked.place(&loaded.policy)?;
     asked.check_attributes(placed.handle)?;
-    let mut stamp = Stamp::new(|| instance.clock.now());
     let table = instance.table.load();
     let pinned = table.pin();
-    let (handle, values) = (placed.handle, &placed.values);
-    let report = admin.desk.with(|desk| usage(desk, &loaded, &pinned, handle, values, &mut stamp));
+    let report = admin.desk.with(|desk| report(desk, &loaded, &pinned, &placed, instance))?;
     Ok(json_response(StatusCode::OK, &report))
 }
 
@@ -238,14 +245,16 @@ fn may_change(admin: &Admin, headers: &HeaderMap) -> Result<(), Refused> {
 async fn set_override(State(admin): Shared, request: Request) -> Result<Response, Refused> {
     let body = change(&admin, request).await?;
     let record = changes::set(&body, admin.instance.clock.now().utc)?;
-    let counters = admin.instance.set_override(record)?;
+    let (counters, kept) = admin.instance.set_override(record)?;
+    kept.await?;
     Ok(json_response(StatusCode::OK, &json!({ "counters": counters })))
 }
 
 async fn clear_override(State(admin): Shared, request: Request) -> Result<Response, Refused> {
     let body = change(&admin, request).await?;
     let Which { api, limit, key, who } = changes::clear(&body)?;
-    let cleared = admin.instance.clear_override(&api, &limit, key.as_deref(), &who);
+    let (cleared, kept) = admin.instance.clear_override(&api, &limit, key.as_deref(), &who)?;
+    kept.await?;
     Ok(json_response(StatusCode::OK, &json!({ "cleared": cleared })))
 }
 
@@ -295,7 +304,8 @@ async fn put_identity(State(admin): Shared, request: Request) -> Result<Response
     let Some(account) = account else {
         return Err(Bad::new("BAD_REQUEST", "field `account` is missing").into());
     };
-    let before = admin.instance.put_identity(&api, &attribute, &value, account)?;
+    let (before, kept) = admin.instance.put_identity(&api, &attribute, &value, account)?;
+    kept.await?;
     let before = before.map(|before| json!({ "account": before.account, "tier": before.tier }));
     Ok(json_response(StatusCode::OK, &json!({ "api": api, "before": before })))
 }
@@ -303,9 +313,11 @@ async fn put_identity(State(admin): Shared, request: Request) -> Result<Response
 async fn remove_identity(State(admin): Shared, request: Request) -> Result<Response, Refused> {
     let body = change(&admin, request).await?;
     let asked = changes::identity(&body, &admin.instance.policy.load().policy, false)?;
-    let removed = admin.instance.remove_identity(&asked.api, &asked.attribute, &asked.value);
+    let IdentityAsked { api, attribute, value, .. } = asked;
+    let (removed, kept) = admin.instance.remove_identity(&api, &attribute, &value)?;
+    kept.await?;
     let removed = removed.map(|was| json!({ "account": was.account, "tier": was.tier }));
-    Ok(json_response(StatusCode::OK, &json!({ "api": asked.api, "removed": removed })))
+    Ok(json_response(StatusCode::OK, &json!({ "api": api, "removed": removed })))
 }
 
 /// A page in a browser may send a form to any address, but JSON only where it is let to: without
@@ -397,6 +409,12 @@ impl From<Failure> for Refused {
             Failure::Wrong(message) => Self::new(StatusCode::BAD_REQUEST, "BAD_REQUEST", message),
             Failure::TooMany(message) => Self::new(StatusCode::CONFLICT, "TOO_MANY_ITEMS", message),
         }
+    }
+}
+
+impl From<NotKept> for Refused {
+    fn from(not_kept: NotKept) -> Self {
+        Self::new(StatusCode::INSUFFICIENT_STORAGE, "NOT_KEPT", not_kept.to_string())
     }
 }
 

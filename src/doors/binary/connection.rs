@@ -17,6 +17,7 @@ use tollkeeper_protocol::limits::{
 };
 use tollkeeper_protocol::status::Code;
 
+use crate::doors::Kept;
 use crate::engine::table::Stamp;
 use crate::engine::time::{Nanos, Timestamp};
 
@@ -123,6 +124,8 @@ struct Connection {
     /// What a cluster was asked and has not answered. Until it has nothing more is read, so what
     /// one connection asks is performed in its order.
     asking: Option<Box<Asking>>,
+    /// What must be on disk before `unsent` goes out.
+    kept: Option<Kept>,
     closes: bool,
 }
 
@@ -151,6 +154,7 @@ pub(super) async fn run(stream: TcpStream, watch: Rc<Watch>, state: Rc<RefCell<S
         unsent: Vec::new(),
         sent: 0,
         asking: None,
+        kept: None,
         closes: false,
     };
     // A broken socket ends a connection like a closed one: there is nobody to tell.
@@ -181,6 +185,16 @@ impl Connection {
         loop {
             if self.watch.expired.replace(false) {
                 self.expire();
+            }
+            if let Some(kept) = &mut self.kept {
+                let told = ready!(Pin::new(kept).poll(context));
+                self.kept = None;
+                if let Err(not_kept) = told {
+                    // No answer may say that it is done, and which ones do is not known here.
+                    self.unsent.clear();
+                    self.session.close(Code::DiskFull, &not_kept.to_string(), &mut self.unsent);
+                    self.closes = true;
+                }
             }
             if self.sent < self.unsent.len() {
                 ready!(self.poll_unsent(context))?;
@@ -283,6 +297,11 @@ impl Connection {
             &mut state.out,
         );
         self.note(state, began_at, &progress, arrived);
+        self.kept = self.session.take_kept();
+        if self.kept.is_some() {
+            self.unsent.extend_from_slice(&state.out);
+            return Poll::Ready(Ok(()));
+        }
         Poll::Ready(self.write(&state.out))
     }
 

@@ -25,7 +25,7 @@ use tollkeeper_protocol::{
     Capabilities, DecodeError, Envelope, Flags, Frame, Header, Message, Op, next_frame,
 };
 
-use crate::doors::{Answered, Desk, Docket, Intent, Loaded, Problem};
+use crate::doors::{Answered, Desk, Docket, Full, Intent, Kept, Loaded, Problem};
 use crate::engine::command::Charge;
 use crate::engine::decision::{Decision, Reading, Refusal};
 use crate::engine::group::{Command, Group};
@@ -58,12 +58,13 @@ const TOO_MANY_ERRORS: &str = "too many protocol errors";
 const SERVER: &str = concat!("tollkeeper/", env!("CARGO_PKG_VERSION"));
 
 /// One connection's state.
-#[derive(Clone)]
 pub struct Session {
     stage: Stage,
     protocol_errors: usize,
     /// Permits that are given back when the connection closes.
     tied: Vec<PermitId>,
+    /// Tells when the answers may go out: what they say was set must be on disk first.
+    kept: Option<Kept>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -177,6 +178,7 @@ enum Wrong {
     Session(SessionError),
     TooManySessions,
     TooManyTied,
+    TooManyChanges(Full),
 }
 
 /// What a batch of frames is answered with: the thread's desk and buffers, the policy and the
@@ -192,6 +194,8 @@ struct Work<'w, 't, F> {
     /// The session's tied permits, and how many checks that may tie more wait for their decision.
     tied: Vec<PermitId>,
     tying: usize,
+    /// Tells when the last change by hand is on disk, and with it those before it.
+    kept: Option<Kept>,
 }
 
 /// What a request is answered.
@@ -203,7 +207,7 @@ enum Reply<'a> {
 
 impl Default for Session {
     fn default() -> Self {
-        Self { stage: Stage::Greeting, protocol_errors: 0, tied: Vec::new() }
+        Self { stage: Stage::Greeting, protocol_errors: 0, tied: Vec::new(), kept: None }
     }
 }
 
@@ -245,7 +249,7 @@ impl Session {
     ) -> (Progress, Docket) {
         let mut unsaid = core::mem::take(&mut buffers.unsaid);
         desk.begin_collecting();
-        let progress = self.clone().handle(desk, buffers, loaded, stamp, input, &mut unsaid);
+        let progress = self.copy().handle(desk, buffers, loaded, stamp, input, &mut unsaid);
         unsaid.clear();
         buffers.unsaid = unsaid;
         (progress, desk.end_collecting())
@@ -269,6 +273,12 @@ impl Session {
         let progress = self.handle(desk, buffers, loaded, &mut stamp, input, out);
         desk.end_hearing();
         progress
+    }
+
+    /// A session that stands as this one, for a pass that only collects.
+    fn copy(&self) -> Self {
+        let Self { stage, protocol_errors, ref tied, kept: _ } = *self;
+        Self { stage, protocol_errors, tied: tied.clone(), kept: None }
     }
 
     fn handle<F: FnMut() -> Now>(
@@ -297,6 +307,7 @@ impl Session {
             input,
             tied,
             tying: 0,
+            kept: None,
         };
         let mut progress =
             Progress { consumed: 0, frames: 0, answers: 0, closes: false, more: false };
@@ -324,11 +335,18 @@ impl Session {
         }
         self.flush(&mut work, out);
         self.tied = core::mem::take(&mut work.tied);
+        self.kept = work.kept.take();
         progress.closes = self.stage == Stage::Closed;
         let cells = &desk.cells;
         cells.requests.add(progress.frames as u64);
         cells.connections_dropped.add(u64::from(progress.closes));
         progress
+    }
+
+    /// What must be on disk before the answers of the last [`Session::handle_bytes`] go out; `None`:
+    /// they may go at once.
+    pub fn take_kept(&mut self) -> Option<Kept> {
+        self.kept.take()
     }
 
     /// Tells the client to go; what it sends from now on is refused.
@@ -1259,6 +1277,9 @@ impl Wrong {
                 let max = TIED_PERMITS_MAX as u64;
                 let detail = Detail::Range { field: "tied_permits", found: max + 1, min: 0, max };
                 encode(&ErrorAnswer::new(Code::Overloaded, message).with_detail(detail))
+            }
+            Self::TooManyChanges(full) => {
+                encode(&ErrorAnswer::new(Code::Overloaded, &full.to_string()))
             }
             Self::DeadlineExceeded => {
                 let message = "the request's deadline passed before it was decided";

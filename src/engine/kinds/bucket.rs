@@ -5,6 +5,7 @@
 //! One unit takes `emission / ticks_per_ns` nanoseconds to come back. Time is counted in *ticks*
 //! of `1 / ticks_per_ns` ns, so that a unit is a whole number of ticks and nothing is rounded.
 
+use crate::engine::quota::WINDOW_MIN;
 use crate::engine::time::{Nanos, Now};
 
 use crate::engine::mutant::{Mutant, planted};
@@ -73,14 +74,19 @@ impl Bucket {
         backlog.min(self.ticks(self.burst))
     }
 
-    /// The rate as units per nanoseconds, from which [`Bucket::new`] makes the same bucket.
-    pub(in crate::engine) const fn rate(&self) -> (u64, u64) {
-        (self.ticks_per_ns, self.emission)
-    }
-
     /// Units that the full bucket holds.
     pub const fn burst(&self) -> u64 {
         self.burst
+    }
+
+    /// Units and the window in which they come back: the same rate as that given, in the smallest
+    /// numbers that a quota may have.
+    pub fn rate(&self) -> (u64, Nanos) {
+        let divisor = gcd(self.ticks_per_ns, self.emission);
+        let (units, window) = (self.ticks_per_ns / divisor, self.emission / divisor);
+        // What was given is a multiple of this, so this multiple has no larger numbers.
+        let times = WINDOW_MIN.get().div_ceil(window);
+        (units * times, Nanos::new(window * times))
     }
 
     /// Decides one charge on a narrow counter: the fast path of [`Fill`]'s general one, and equal

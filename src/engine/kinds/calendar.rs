@@ -68,14 +68,14 @@ impl Calendar {
         self.units
     }
 
-    /// Where the windows lie.
-    pub(in crate::engine) const fn boundaries(&self) -> Boundaries {
-        self.at
-    }
-
     /// What a window is.
     pub const fn period(&self) -> Period {
         self.period
+    }
+
+    /// The window that was open when the charge was resolved, and the one after it.
+    pub const fn boundaries(&self) -> Boundaries {
+        self.at
     }
 
     /// Whether `now` lies past all windows that the charge knows: it was resolved too long ago.

@@ -65,7 +65,7 @@ use shares::Shares;
 pub(crate) use load::Loader;
 #[cfg(test)]
 pub(crate) use load::Unfit;
-pub(crate) use snapshot::{Counter, Found, Permitted, Snapshot, Spent, State, Walked};
+pub(crate) use snapshot::{Counter, Found, Permitted, Ready, Snapshot, Spent, State, Walked};
 pub use sweep::{SweepCursor, Swept};
 
 /// Shards of a table of the default size; a power of two.

@@ -80,7 +80,8 @@ impl Table {
     /// meanwhile; replicas compare what they have.
     pub fn hash(&self, now: Now) -> u64 {
         let mut sum = 0_u64;
-        let Some(mut snapshot) = Snapshot::begin(self, u64::MAX) else { return 0 };
+        let Some(ready) = Ready::take(self) else { return 0 };
+        let mut snapshot = ready.begin(u64::MAX);
         let mut backoff = Backoff::new();
         while !snapshot.is_settled() {
             backoff.wait();
@@ -214,12 +215,20 @@ pub(crate) struct Snapshot<T: Deref<Target = Table>> {
     is_over: bool,
 }
 
-impl<T: Deref<Target = Table>> Snapshot<T> {
-    /// Begins a snapshot for which at most `noted_max` counters may change before it has come to
-    /// them. `None`: there is one in progress. The caller must not have entered the table.
+/// The right to take the next snapshot of a table, of which one has it at a time.
+pub(crate) struct Ready<T: Deref<Target = Table>> {
+    table: T,
+    tag: Tag,
+    dirty: u64,
+    is_over: bool,
+}
+
+impl<T: Deref<Target = Table>> Ready<T> {
+    /// Makes ready for a snapshot. `None`: there is one in progress. The caller must not have
+    /// entered the table, nor hold a lock that is waited for by somebody who has.
     ///
-    /// After fifteen snapshots in a row that came to nothing it looks through all slots first.
-    pub(crate) fn begin(table: T, noted_max: u64) -> Option<Self> {
+    /// After fifteen snapshots in a row that came to nothing it looks through all slots.
+    pub(crate) fn take(table: T) -> Option<Self> {
         let notes = &table.notes;
         // Acquire pairs with the release in `end`: the last snapshot's shards are seen closed.
         if notes.busy.swap(1, Ordering::AcqRel) == 1 {
@@ -232,7 +241,18 @@ impl<T: Deref<Target = Table>> Snapshot<T> {
         }
         let tag = free_tag(dirty).unwrap_or(Tag::new(1));
         let tag = if planted(Mutant::TagsNotCleaned) { Tag::new(1) } else { tag };
-        notes.dirty.store(dirty | 1 << tag.number(), Ordering::Relaxed);
+        let is_over = false;
+        Some(Self { table, tag, dirty, is_over })
+    }
+}
+
+impl<T: Deref<Target = Table> + Clone> Ready<T> {
+    /// Begins the snapshot, for which at most `noted_max` counters may change before it has come
+    /// to them. It waits for nobody.
+    pub(crate) fn begin(mut self, noted_max: u64) -> Snapshot<T> {
+        self.is_over = true;
+        let (table, tag, notes) = (self.table.clone(), self.tag, &self.table.notes);
+        notes.dirty.store(self.dirty | 1 << tag.number(), Ordering::Relaxed);
         notes.allow(noted_max);
         for shard in &table.shards {
             shard.overlay.open(tag);
@@ -241,9 +261,28 @@ impl<T: Deref<Target = Table>> Snapshot<T> {
         notes.set_side(tag);
         let settled = when_all_left();
         let (shard, array, slot, is_over) = (0, None, 0, false);
-        Some(Self { table, tag, noted_max, next_permit, settled, shard, array, slot, is_over })
+        Snapshot { table, tag, noted_max, next_permit, settled, shard, array, slot, is_over }
     }
+}
 
+impl<T: Deref<Target = Table>> Drop for Ready<T> {
+    fn drop(&mut self) {
+        if !self.is_over {
+            self.table.notes.busy.store(0, Ordering::Release);
+        }
+    }
+}
+
+#[cfg(test)]
+impl<T: Deref<Target = Table> + Clone> Snapshot<T> {
+    /// Begins a snapshot as [`Ready::begin`] does, made ready now. `None`: there is one in
+    /// progress.
+    pub(crate) fn begin(table: T, noted_max: u64) -> Option<Self> {
+        Ready::take(table).map(|ready| ready.begin(noted_max))
+    }
+}
+
+impl<T: Deref<Target = Table>> Snapshot<T> {
     /// Whether all who may not know of the snapshot have left the table, so that [`Snapshot::walk`]
     /// may begin. To be asked until it is so, with a pause in between.
     pub(crate) fn is_settled(&self) -> bool {

@@ -15,7 +15,7 @@ use crate::engine::command::{Amend, Charge};
 use crate::engine::permit::PermitId;
 use crate::engine::session::{self, Full, SessionError};
 use crate::engine::time::{Nanos, Now};
-use crate::policy::{self, Handle};
+use crate::policy::{self, ByHand, Handle, SetCounter, SetCounters};
 
 use super::{Work, Wrong, allowed, convert, handle_of, with_values};
 
@@ -178,9 +178,28 @@ impl<F: FnMut() -> Now> Work<'_, '_, F> {
             }
             sessions = Some((locked, id));
         }
+        // What was adjusted is kept or forgotten with the charges that it corrects; what was set
+        // stands by itself.
+        let turn = match amend {
+            Amend::Set(used) => {
+                let turn = instance.changes.turn_to_set().map_err(Wrong::TooManyChanges)?;
+                turn.map(|turn| (turn, used))
+            }
+            Amend::Add(_) | Amend::GiveBack(_) => None,
+        };
         let readings = &mut self.desk.readings;
-        let (counters, _) =
+        let (counters, now) =
             self.pinned.amend(charges, amend, self.stamp, readings).map_err(wrong)?;
+        if let Some((mut turn, used)) = turn {
+            let policy = &self.loaded.policy;
+            let of = |charge: &Charge| SetCounter::of(charge, policy);
+            let counters: Vec<SetCounter> = charges.iter().filter_map(of).collect();
+            let id = sessions.as_ref().map(|(_, id)| *id);
+            if !counters.is_empty() {
+                let set = SetCounters { now, used, id, counters };
+                self.kept = Some(turn.keep(ByHand::SetCounters(set)));
+            }
+        }
         if let Some((mut sessions, id)) = sessions {
             sessions.mark_done(id);
         }
