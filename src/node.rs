@@ -1,5 +1,6 @@
 //! Wires everything; the order of starting and stopping.
 
+mod cluster;
 mod keeper;
 mod log;
 mod recorder;
@@ -174,6 +175,9 @@ pub fn random_bytes() -> Result<[u8; 16], StartError> {
 /// # Errors
 /// See [`StartError`].
 pub fn run(config: &Config, restore: Restore, ready: impl FnOnce(&str)) -> Result<(), StartError> {
+    if let Some(cluster) = &config.cluster {
+        return cluster::run(config, cluster, ready);
+    }
     let wall = clock::wall_now();
     let fresh = Identity { id: random_bytes()?, seed: random_bytes()?, made_at: wall };
     let mut home = match &config.data {
@@ -211,6 +215,7 @@ pub fn run(config: &Config, restore: Restore, ready: impl FnOnce(&str)) -> Resul
         seed,
         Arc::clone(&instance),
         home.map(|home| (home, changed)),
+        None,
         ready,
     ))
 }
@@ -220,6 +225,7 @@ async fn serve(
     seed: Seed,
     instance: Arc<Instance>,
     home: Option<(Home<Directory>, Changed)>,
+    cluster: Option<&cluster::ClusterThread>,
     ready: impl FnOnce(&str),
 ) -> Result<(), StartError> {
     let signals =
@@ -267,8 +273,11 @@ async fn serve(
     let upkeep = tokio::spawn(upkeep(Arc::clone(&instance), vitals));
     let journal = tokio::spawn(log::run(Arc::clone(&instance)));
     let hang_up = signals(SignalKind::hangup())?;
-    let reload =
-        tokio::spawn(reload::run(config.policy.clone(), seed, Arc::clone(&instance), hang_up));
+    // All nodes of a cluster have one policy, which comes through its log.
+    let reload = cluster.is_none().then(|| {
+        let (path, instance) = (config.policy.clone(), Arc::clone(&instance));
+        tokio::spawn(reload::run(path, seed, instance, hang_up))
+    });
     let loaded = instance.policy.load();
     ready(&format!(
         "tollkeeper {} ready · binary {binary_address} · admin http://{admin_address} · policy: {} \
@@ -285,6 +294,9 @@ async fn serve(
     }
     tracing::info!("draining; a second signal exits at once");
     // The admin door answers until the others have drained: `/readyz` says that they do.
+    if let Some(cluster) = cluster {
+        cluster.hand_over().await;
+    }
     instance.drain();
     let _ = stop_binary.send(true);
     let drained = async {
@@ -304,7 +316,7 @@ async fn serve(
         _ = terminate.recv() => exit_at_once(),
         _ = interrupt.recv() => exit_at_once(),
     }
-    for task in [upkeep, journal, reload] {
+    for task in [upkeep, journal].into_iter().chain(reload) {
         task.abort();
     }
     Ok(())

@@ -82,7 +82,18 @@ impl Node {
         body: &Value,
         key: Option<&Key>,
     ) -> Result<String, Unanswered> {
-        let mut request = agent().post(format!("http://{}{path}", self.admin));
+        self.post_within(path, body, key, TIME_MAX)
+    }
+
+    /// Posts a body to what may take its time.
+    pub(super) fn post_within(
+        &self,
+        path: &str,
+        body: &Value,
+        key: Option<&Key>,
+        time_max: Duration,
+    ) -> Result<String, Unanswered> {
+        let mut request = agent_within(time_max).post(format!("http://{}{path}", self.admin));
         request = request.header("content-type", "application/json");
         let authorization = key.map_or(Ok(None), Key::authorization);
         if let Some(authorization) = authorization.map_err(Unanswered::Unlike)? {
@@ -94,8 +105,12 @@ impl Node {
 
 /// No proxy, whatever the environment says: the node is asked, and nobody else.
 fn agent() -> ureq::Agent {
+    agent_within(TIME_MAX)
+}
+
+fn agent_within(time_max: Duration) -> ureq::Agent {
     let config = ureq::Agent::config_builder()
-        .timeout_global(Some(TIME_MAX))
+        .timeout_global(Some(time_max))
         .proxy(None)
         .max_redirects(0)
         .http_status_as_error(false)

@@ -24,6 +24,8 @@ mod snapshot;
 
 mod bench;
 
+mod cluster;
+
 pub mod load;
 
 use std::io::Write;
@@ -72,6 +74,8 @@ enum Command {
     Status(status::Status),
     #[command(about = "Look into a snapshot, or have one taken")]
     Snapshot(snapshot::SnapshotCommand),
+    #[command(about = "Begin a cluster, show it, change who belongs to it")]
+    Cluster(cluster::ClusterCommand),
     #[command(about = "Measure throughput and latency under load")]
     Bench(bench::Bench),
 }
@@ -94,6 +98,7 @@ pub fn run() -> ExitCode {
         Command::Identity(identity) => identity.run(),
         Command::Status(status) => status.run(),
         Command::Snapshot(snapshot) => snapshot.run(),
+        Command::Cluster(cluster) => cluster.run(),
         Command::Bench(bench) => bench.run(),
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 
 use crate::clock::{Os, Reading};
-use crate::disk::{Beside, Header};
+use crate::disk::{Beside, Header, Storage};
 use crate::engine::session::Sessions;
 use crate::engine::table::Table;
 use crate::engine::time::Now;
@@ -58,6 +58,11 @@ pub struct Restored {
     /// Its moment.
     pub now: Now,
 }
+
+/// A directory of a node's files that its threads share.
+pub trait Disk: Storage<File: Send + Sync, Bytes: Send + 'static> + Send + Sync + 'static {}
+
+impl<S: Storage<File: Send + Sync, Bytes: Send + 'static> + Send + Sync + 'static> Disk for S {}
 
 /// The clocks of a node: the system's, or a simulation's.
 pub trait Readings: Send + Sync + 'static {

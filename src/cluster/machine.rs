@@ -9,14 +9,14 @@ use futures_util::{Stream, TryStreamExt};
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend};
 
-use crate::disk::{Beside, Header, Home, Moment, Storage, rest};
+use crate::disk::{Beside, Header, Home, Moment, rest};
 use crate::engine::group::{Group, Outcomes, Performed, Undecided};
 use crate::engine::table::Table;
 use crate::engine::time::{Now, Timestamp, UtcTime};
 
 use super::counts::Counts;
 use super::entry::{Record, What, decode_group};
-use super::host::{Host, Readings, Restored};
+use super::host::{Disk, Host, Readings, Restored};
 use super::origin::{Origin, refusal_at};
 use super::types::{
     Applied, Entry, LogId, Membership, Snapshot, SnapshotFile, SnapshotMeta, TypeConfig,
@@ -33,12 +33,12 @@ const NOTED_MIN: u64 = 65_536;
 pub type SharedHome<S> = Arc<Mutex<Home<S>>>;
 
 /// Locks a home. Who panicked with it has left files that the next start removes.
-pub(super) fn lock<S: Storage>(home: &SharedHome<S>) -> MutexGuard<'_, Home<S>> {
+pub(super) fn lock<S: Disk>(home: &SharedHome<S>) -> MutexGuard<'_, Home<S>> {
     home.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The state machine of one node.
-pub struct Machine<S: Storage> {
+pub struct Machine<S: Disk> {
     host: Arc<dyn Host>,
     origin: Arc<Origin>,
     counts: Arc<Counts>,
@@ -51,7 +51,7 @@ pub struct Machine<S: Storage> {
     readings_of_one: Vec<crate::engine::decision::Reading>,
 }
 
-impl<S: Storage> Machine<S> {
+impl<S: Disk> Machine<S> {
     /// A machine that has applied nothing.
     pub fn new(
         host: Arc<dyn Host>,
@@ -139,12 +139,7 @@ fn broken(log_id: LogId, what: &dyn std::error::Error) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, message)
 }
 
-impl<S> RaftStateMachine<TypeConfig> for Machine<S>
-where
-    S: Storage + Send + Sync + 'static,
-    S::File: Send,
-    S::Bytes: Send,
-{
+impl<S: Disk> RaftStateMachine<TypeConfig> for Machine<S> {
     type SnapshotData = SnapshotFile;
     type SnapshotBuilder = Builder<S>;
 
@@ -252,7 +247,7 @@ fn decode_manifest(bytes: &[u8]) -> io::Result<(SnapshotMeta, Bytes)> {
 }
 
 /// Reads a snapshot into a table of its own, whole, before anything of it counts.
-fn restore<S: Storage>(
+fn restore<S: Disk>(
     home: &SharedHome<S>,
     host: &dyn Host,
     number: u64,
@@ -275,19 +270,14 @@ fn restore<S: Storage>(
 }
 
 /// Writes a snapshot whose moment has been marked.
-pub struct Builder<S: Storage> {
+pub struct Builder<S: Disk> {
     beside: Beside,
     moment: Option<Moment<Arc<Table>>>,
     meta: SnapshotMeta,
     home: SharedHome<S>,
 }
 
-impl<S> RaftSnapshotBuilder<TypeConfig> for Builder<S>
-where
-    S: Storage + Send + Sync + 'static,
-    S::File: Send,
-    S::Bytes: Send,
-{
+impl<S: Disk> RaftSnapshotBuilder<TypeConfig> for Builder<S> {
     type SnapshotData = SnapshotFile;
 
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {

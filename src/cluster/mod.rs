@@ -17,6 +17,10 @@ mod machine;
 
 mod snapshots;
 
+mod running;
+
+mod log_store;
+
 mod counts;
 
 mod batcher;
@@ -27,4 +31,6 @@ pub use batcher::{Batcher, Inbox, Links};
 pub use counts::{Ahead, Counts, Durations};
 pub use host::{Host, Readings, Restored, SystemReadings};
 pub use machine::{Machine, SharedHome};
+pub use running::{Parts, Running, Standing, View};
+pub use types::{Member, NodeId, SnapshotFile, SnapshotMeta};
 pub use origin::{Applied, Origin};

@@ -9,13 +9,11 @@ use std::time::Duration;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};
-use openraft::{ChangeMembers, Config, Raft, ServerState, SnapshotPolicy};
-
-use crate::disk::Storage;
+use openraft::{Instant, ChangeMembers, Config, Raft, ServerState, SnapshotPolicy};
 
 use super::batcher::{Batcher, Inbox, Links};
 use super::counts::Counts;
-use super::host::{Host, Readings};
+use super::host::{Disk, Host, Readings};
 use super::log_store::LogStore;
 use super::machine::{Machine, SharedHome};
 use super::origin::Origin;
@@ -61,9 +59,11 @@ const CHECKSUM_KEYS_MAX: u64 = 200_000;
 pub type NodeRaft<S> = Raft<TypeConfig, Machine<S>>;
 
 /// What a node is put together from.
-pub struct Parts<S: Storage> {
+pub struct Parts<S: Disk> {
     /// Who it is.
     pub local: Local,
+    /// Its address for peers.
+    pub listen: String,
     /// How others reach it.
     pub member: Member,
     /// Its snapshots.
@@ -81,7 +81,7 @@ pub struct Parts<S: Storage> {
 }
 
 /// A node that runs.
-pub struct Running<S: Storage> {
+pub struct Running<S: Disk> {
     /// Its Raft.
     pub raft: NodeRaft<S>,
     /// What was asked at it.
@@ -111,6 +111,27 @@ pub struct Standing {
     pub hash: u64,
     /// Counters in its table.
     pub keys: u64,
+}
+
+/// How Raft stands at a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct View {
+    /// The node.
+    pub node: NodeId,
+    /// What it is.
+    pub state: &'static str,
+    /// The leader that it knows of.
+    pub leader: Option<NodeId>,
+    /// The term that it knows of.
+    pub term: u64,
+    /// The index of the last entry applied.
+    pub applied: u64,
+    /// The index of its last snapshot.
+    pub snapshot: Option<u64>,
+    /// The index up to which its log was let go.
+    pub purged: Option<u64>,
+    /// Members: number, peer address, whether it votes.
+    pub members: Vec<(NodeId, String, bool)>,
 }
 
 const STANDING_BYTES: usize = 40;
@@ -251,18 +272,13 @@ impl Links for PeerLinks {
     }
 }
 
-impl<S> Running<S>
-where
-    S: Storage + Send + Sync + 'static,
-    S::File: Send + Sync,
-    S::Bytes: Send,
-{
+impl<S: Disk> Running<S> {
     /// Puts a node together and starts it. Needs a tokio runtime, on which all of it then runs.
     ///
     /// # Errors
     /// What Raft finds wrong with what is on disk, or the address that cannot be had.
     pub async fn start(parts: Parts<S>) -> io::Result<Arc<Self>> {
-        let Parts { local, member, home, log, host, readings, net, incarnation } = parts;
+        let Parts { local, listen, member, home, log, host, readings, net, incarnation } = parts;
         let node = local.node;
         let counts: Arc<Counts> = Arc::default();
         let origin = Arc::new(Origin::new(node, incarnation, Arc::clone(&readings)));
@@ -286,11 +302,11 @@ where
             heard_at: Arc::clone(&heard_at),
         };
         let snapshots = Arc::new(HomeSnapshots(home));
-        let listener = net.listen(&member.peer).await?;
+        let listener = net.listen(&listen).await?;
         let peers = Peers::new(Arc::clone(&net), local, snapshots, Arc::new(desk));
         let links = Arc::new(PeerLinks { peers: Mutex::new(Some(peers.clone())), connections });
         let config = Arc::new(config().map_err(io::Error::other)?);
-        let raft = Raft::new(node, config, peers.networks(), LogStore::new(log), machine).await;
+        let raft = Raft::new(node, config, peers.networks(), LogStore::new(Arc::new(log)), machine).await;
         let raft = raft.map_err(io::Error::other)?;
         let running = Arc::new(Self {
             raft: raft.clone(),
@@ -417,6 +433,38 @@ where
         self.standing.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// The leader that this node knows of.
+    pub fn leader(&self) -> Option<NodeId> {
+        self.raft.metrics().borrow_watched().current_leader
+    }
+
+    /// How Raft stands at this node.
+    pub fn view(&self) -> View {
+        let metrics = self.raft.metrics().borrow_watched().clone();
+        let membership = metrics.membership_config.membership();
+        let voters: Vec<NodeId> = membership.voter_ids().collect();
+        let members = membership.nodes().map(|(node, member)| {
+            (*node, member.peer.clone(), voters.contains(node))
+        });
+        let index = |log_id: Option<super::types::LogId>| log_id.map(|log_id| log_id.index);
+        View {
+            node: metrics.id,
+            state: match metrics.state {
+                ServerState::Leader => "leader",
+                ServerState::Follower => "follower",
+                ServerState::Candidate => "candidate",
+                ServerState::Learner => "learner",
+                ServerState::Shutdown => "stopped",
+            },
+            leader: metrics.current_leader,
+            term: metrics.current_term,
+            applied: index(metrics.last_applied).unwrap_or_default(),
+            snapshot: index(metrics.snapshot),
+            purged: index(metrics.purged),
+            members: members.collect(),
+        }
+    }
+
     /// How others reach this node.
     pub fn member(&self) -> &Member {
         &self.member
@@ -450,12 +498,7 @@ fn config() -> Result<Config, openraft::ConfigError> {
 }
 
 /// Asks the other nodes for their clocks and how far they are, and compares tables.
-async fn ask_around<S>(running: Weak<Running<S>>)
-where
-    S: Storage + Send + Sync + 'static,
-    S::File: Send + Sync,
-    S::Bytes: Send,
-{
+async fn ask_around<S: Disk>(running: Weak<Running<S>>) {
     let mut rounds = 0_u64;
     loop {
         tokio::time::sleep(ASK_EVERY).await;

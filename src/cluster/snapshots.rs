@@ -5,29 +5,26 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::disk::{File, Storage};
+use crate::disk::File;
 
+
+use super::host::Disk;
 use super::machine::{SharedHome, lock};
 use super::peer::{Reading, Receiving, Snapshots};
 use super::types::{SnapshotFile, SnapshotMeta};
 
 /// The snapshots of a home.
-pub(super) struct HomeSnapshots<S: Storage>(pub(super) SharedHome<S>);
+pub(super) struct HomeSnapshots<S: Disk>(pub(super) SharedHome<S>);
 
 struct Sent<B>(B);
 
-struct Received<S: Storage> {
+struct Received<S: Disk> {
     home: SharedHome<S>,
     number: u64,
     file: Option<S::File>,
 }
 
-impl<S> Snapshots for HomeSnapshots<S>
-where
-    S: Storage + Send + Sync + 'static,
-    S::File: Send,
-    S::Bytes: Send + 'static,
-{
+impl<S: Disk> Snapshots for HomeSnapshots<S> {
     fn read(&self, file: SnapshotFile) -> io::Result<Box<dyn Reading>> {
         Ok(Box::new(Sent(lock(&self.0).bytes(file.number)?)))
     }
@@ -50,12 +47,7 @@ impl<B: core::ops::Deref<Target = [u8]> + Send> Reading for Sent<B> {
     }
 }
 
-impl<S> Receiving for Received<S>
-where
-    S: Storage + Send + Sync + 'static,
-    S::File: Send,
-    S::Bytes: Send,
-{
+impl<S: Disk> Receiving for Received<S> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         match &mut self.file {
             Some(file) => file.write_all(bytes),
@@ -64,7 +56,7 @@ where
     }
 
     fn finish(mut self: Box<Self>) -> io::Result<SnapshotFile> {
-        if let Some(mut file) = self.file.take() {
+        if let Some(file) = &mut self.file.take() {
             file.sync()?;
         }
         let kept = lock(&self.home).received(self.number);
@@ -73,7 +65,7 @@ where
     }
 }
 
-impl<S: Storage> Drop for Received<S> {
+impl<S: Disk> Drop for Received<S> {
     fn drop(&mut self) {
         if self.file.take().is_some() {
             lock(&self.home).forget(self.number);

@@ -23,6 +23,23 @@ pub(super) mod kind {
     pub(in crate::disk) const SET_COUNTERS: u16 = 5;
 }
 
+/// A change's bytes, for who keeps it elsewhere.
+pub fn encode_change(change: &ByHand) -> Vec<u8> {
+    let mut out = vec![0; 2];
+    let kind = put(&mut out, change);
+    out[..2].copy_from_slice(&kind.to_le_bytes());
+    out
+}
+
+/// What [`encode_change`] gave.
+///
+/// # Errors
+/// What is wrong with the bytes.
+pub fn decode_change(bytes: &[u8]) -> Result<ByHand, &'static str> {
+    let (kind, rest) = bytes.split_first_chunk::<2>().ok_or("the change is cut off")?;
+    read(u16::from_le_bytes(*kind), rest)
+}
+
 /// Adds a change's bytes; returns the number of its kind.
 pub(super) fn put(out: &mut Vec<u8>, change: &ByHand) -> u16 {
     match change {

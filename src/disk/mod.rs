@@ -38,6 +38,7 @@ mod faulty;
 #[cfg(test)]
 mod tests;
 
+pub use by_hand::{decode_change, encode_change};
 pub use changes::{ADDED_BYTES_MAX, ChangeFile, Place, ReadChanges, Record, Spoilt};
 pub use error::DiskError;
 pub use files::{Directory, Mapped, boot_id};

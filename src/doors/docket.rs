@@ -31,9 +31,6 @@ pub trait Consensus: Send + Sync {
     /// Has a group performed of which nobody wants to hear.
     fn perform_unheard(&self, group: &Group, policy: u64);
 
-    /// Has a change made at all nodes, encoded as `control` has it.
-    fn change(&self, change: Vec<u8>) -> AwaitedChange;
-
     /// Whether this node was in contact with a leader that had a majority, less than an election
     /// timeout ago: then what its table refuses now is refused.
     fn is_in_contact(&self) -> bool;

@@ -9,6 +9,8 @@ mod desk;
 
 mod docket;
 
+mod steering;
+
 mod batch;
 
 mod json;
@@ -47,6 +49,7 @@ pub use changes::{Batch as ChangeBatch, Changes, Full, Kept, NotKept, Turn};
 pub use control::{Control, Failure, InForce, Loaded, Reloads, Standing};
 pub(crate) use desk::Unamended;
 pub use docket::{Awaited, AwaitedChange, Consensus, ConsensusHandle, Docket};
+pub use steering::{Initialize, Steered, Steering};
 pub use desk::{Answered, Desk, Intent, Problem};
 pub use journal::{Denial, Event, Journal};
 
@@ -82,6 +85,8 @@ pub struct Instance {
     pub connections: Connections,
     /// Who decides, where this node does not by itself; set once, before any door opens.
     pub consensus: OnceLock<ConsensusHandle>,
+    /// What operators ask of the cluster; set once, where there is one.
+    pub steering: OnceLock<Arc<dyn Steering>>,
     /// Asks whoever keeps snapshots for one; set once, where there is a data directory.
     pub snapshots: OnceLock<AskSnapshot>,
     draining: AtomicBool,
@@ -163,7 +168,7 @@ impl Instance {
         clock: Arc<Clock>,
         mut loaded: Loaded,
     ) -> Result<Arc<Self>, RunOut> {
-        table.limit_cap(LimitId::INLINE, keys_share(table.usage().keys_max));
+        cap_inline(&table);
         // A policy's first numbers are those that it was compiled with, by which a restored table
         // knows its limits.
         let control = Control::begin(&mut loaded)?;
@@ -181,6 +186,7 @@ impl Instance {
             inline: InlineSpaces::derive(seed),
             connections: Connections { open: AtomicU64::new(0), max: connections_max },
             consensus: OnceLock::new(),
+            steering: OnceLock::new(),
             snapshots: OnceLock::new(),
             draining: AtomicBool::new(false),
         }))
@@ -215,6 +221,11 @@ impl Instance {
 /// The most counters of one limit whose policy says nothing, where the table holds `keys_max`.
 pub fn keys_share(keys_max: u64) -> u64 {
     (u128::from(keys_max) * u128::from(LIMIT_KEYS_PERCENT)).div_ceil(100) as u64
+}
+
+/// Gives inline limits their share of a table.
+pub(crate) fn cap_inline(table: &Table) {
+    table.limit_cap(LimitId::INLINE, keys_share(table.usage().keys_max));
 }
 
 fn cap_limits(table: &Table, policy: &Policy) {

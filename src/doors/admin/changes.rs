@@ -1,14 +1,14 @@
 //! Overrides and identities as JSON, in both directions. Pure but for asking the instance.
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::doors::asked::Bad;
 use crate::doors::json;
-use crate::doors::{Instance, Standing};
+use crate::doors::{Failure, Instance, Kept, Standing};
 use crate::engine::time::{Nanos, UtcTime};
 use crate::policy::{
-    Account, Identity, Mode, OverrideRecord, Policy, moment_of, moment_text, span,
+    Account, ByHand, Identity, Mode, OverrideRecord, Policy, moment_of, moment_text, span,
 };
 
 /// The most identities that one answer lists.
@@ -272,6 +272,36 @@ fn only_api(policy: &Policy, attribute: &str) -> Result<String, Bad> {
             let apis = apis.join(", ");
             let message = format!("`{attribute}` stands for accounts in {apis}; say which `api`");
             Err(Bad::new("BAD_REQUEST", message))
+        }
+    }
+}
+
+/// Makes a change by hand at this node. Returns what is answered, and when it is on disk.
+///
+/// # Errors
+/// What is wrong with it; nothing has changed then.
+pub(crate) fn make(instance: &Instance, change: ByHand) -> Result<(Value, Kept), Failure> {
+    let account = |was: Account| json!({ "account": was.account, "tier": was.tier });
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    match change {
+        ByHand::SetOverride(record) => {
+            let (counters, kept) = instance.set_override(record)?;
+            Ok((json!({ "counters": counters }), kept))
+        }
+        ByHand::ClearOverride { api, limit, key, who } => {
+            let (cleared, kept) = instance.clear_override(&api, &limit, key.as_deref(), &who)?;
+            Ok((json!({ "cleared": cleared }), kept))
+        }
+        ByHand::PutIdentity(Identity { api, attribute, value, account: new }) => {
+            let (before, kept) = instance.put_identity(&api, &attribute, &text(&value), new)?;
+            Ok((json!({ "api": api, "before": before.map(account) }), kept))
+        }
+        ByHand::RemoveIdentity { api, attribute, value } => {
+            let (removed, kept) = instance.remove_identity(&api, &attribute, &text(&value))?;
+            Ok((json!({ "api": api, "removed": removed.map(account) }), kept))
+        }
+        ByHand::SetCounters(_) => {
+            Err(Failure::Wrong("counters are set by a request, not by a change".to_owned()))
         }
     }
 }

@@ -16,9 +16,10 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use crate::doors::Instance;
+use crate::doors::{Initialize, Instance};
 
 use super::access::Access;
+use super::cluster::waiting_router;
 use super::routes::router;
 use super::vitals::Vitals;
 use super::{
@@ -33,7 +34,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub struct Listener {
     listener: TcpListener,
     router: Router,
-    vitals: Arc<Vitals>,
+    vitals: Option<Arc<Vitals>>,
 }
 
 impl Listener {
@@ -49,7 +50,24 @@ impl Listener {
     ) -> io::Result<Self> {
         let listener = TcpListener::bind(address)?;
         listener.set_nonblocking(true)?;
-        Ok(Self { listener, router: router(instance, Arc::clone(&vitals), access), vitals })
+        let router = router(instance, Arc::clone(&vitals), access);
+        Ok(Self { listener, router, vitals: Some(vitals) })
+    }
+
+    /// Takes the address for a node that has not joined its cluster: only how it stands and
+    /// beginning one are answered.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn open_waiting(
+        address: SocketAddr,
+        node: u64,
+        initialize: Initialize,
+        access: Access,
+    ) -> io::Result<Self> {
+        let listener = TcpListener::bind(address)?;
+        listener.set_nonblocking(true)?;
+        Ok(Self { listener, router: waiting_router(node, initialize, access), vitals: None })
     }
 
     /// The address taken, with the port that the system chose if none was given.
@@ -82,7 +100,9 @@ impl Listener {
                 Some(_) = connections.join_next() => {}
                 () = &mut stop => break,
             }
-            self.vitals.connections.store(connections.len() as u64, Ordering::Relaxed);
+            if let Some(vitals) = &self.vitals {
+                vitals.connections.store(connections.len() as u64, Ordering::Relaxed);
+            }
         }
         drop(listener);
         let _ = stopping.send(true);

@@ -7,6 +7,9 @@
 //! | `GET /readyz`, `/healthz`, `/healthcheck` | 200 while requests are welcome, else 503; `?verbose` lists the checks |
 //! | `GET /v1/status` | [`Status`]: what `tollkeeper status` prints |
 //! | `POST /v1/snapshot` | takes a snapshot now; on loopback addresses only |
+//! | `GET /v1/cluster` | how the nodes of a cluster stand |
+//! | `POST /v1/cluster/init`, `/add`, `/remove`, `/transfer`, `/snapshot` | who belongs to the cluster, who leads it |
+//! | `POST /v1/policy` | puts a policy in force at all nodes of a cluster |
 //! | `POST /v1/check`, `/v1/peek` | a [`Report`](super::report::Report); 200 whether it allows or denies |
 //! | `POST /v1/explain` | an [`ExplainReport`]: each limit of a request, and why it applies or not |
 //! | `POST /v1/usage` | a [`UsageReport`]: what one subject has used of every limit |
@@ -19,6 +22,8 @@
 mod explain;
 
 mod changes;
+
+mod cluster;
 
 mod access;
 
@@ -35,6 +40,7 @@ mod listener;
 use std::time::Duration;
 
 pub use access::{Access, TokenError};
+pub(crate) use changes::make;
 pub use changes::{IdentityReport, OverrideReport};
 pub use explain::{ExplainReport, LimitState, UsageReport};
 pub use listener::Listener;

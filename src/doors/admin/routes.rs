@@ -20,12 +20,15 @@ use crate::doors::answer;
 use crate::doors::asked::{Asked, Bad, Placed};
 use crate::doors::report::ErrorReport;
 use crate::doors::{Batch, Desk, Failure, Instance, Intent, Loaded, NotKept, SharedDesk};
+use crate::engine::group::Undecided;
 use crate::engine::table::{Pinned, Stamp};
 use crate::metrics::cells::Protocol;
 use crate::metrics::export;
+use crate::policy::{ByHand, Identity};
 
 use super::access::{Access, Refusal};
 use super::changes::{self, IdentityAsked, OverrideReport, Which};
+use super::cluster::{self, made};
 use super::explain::{explain, usage};
 use super::figures::figures;
 use super::status::Status;
@@ -35,11 +38,12 @@ use super::{BODY_BYTES_MAX, BODY_TIME_MAX};
 /// The paths, for whoever asks for another.
 const PATHS: &str = "/metrics, /livez, /readyz, /healthz, /healthcheck, /v1/status, /v1/check, /v1/peek, /v1/snapshot, \
      /v1/explain, /v1/usage, /v1/overrides, /v1/overrides/clear, /v1/identities, \
-     /v1/identities/remove";
+     /v1/identities/remove, /v1/cluster, /v1/cluster/init, /v1/cluster/add, \
+     /v1/cluster/remove, /v1/cluster/transfer, /v1/cluster/snapshot, /v1/policy";
 
 /// What all handlers share.
 pub(super) struct Admin {
-    instance: Arc<Instance>,
+    pub(super) instance: Arc<Instance>,
     vitals: Arc<Vitals>,
     /// The door's one desk: each has cells of its own, which are never given back.
     desk: Arc<SharedDesk>,
@@ -67,6 +71,7 @@ pub(super) fn router(instance: Arc<Instance>, vitals: Arc<Vitals>, access: Acces
         .route("/v1/identities", get(list_identities).post(put_identity))
         .route("/v1/identities/remove", post(remove_identity))
         .route("/v1/snapshot", post(snapshot))
+        .merge(cluster::routes())
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
@@ -94,17 +99,20 @@ async fn ready(State(admin): Shared, uri: Uri) -> Response {
     let policy = Ok(admin.instance.policy.load().origin.clone());
     let serving = match admin.instance.is_draining() {
         false => Ok("the binary protocol is answered".to_owned()),
-        true => Err("the node is draining"),
+        true => Err("the node is draining".to_owned()),
     };
-    health("readyz", &[("policy", policy), ("serving", serving)], &uri)
+    let cluster = admin.instance.steering.get().map(|steering| ("cluster", steering.readiness()));
+    let checks = [("policy", policy), ("serving", serving)];
+    let checks: Vec<Check<'_>> = checks.into_iter().chain(cluster).collect();
+    health("readyz", &checks, &uri)
 }
 
 /// One health check: its name, and how it stands.
-type Check<'a> = (&'a str, Result<String, &'a str>);
+pub(super) type Check<'a> = (&'a str, Result<String, String>);
 
 /// 200 if all checks pass, else 503; each has a line if `?verbose` asks for them, and those that
 /// fail in any case.
-fn health(name: &str, checks: &[Check<'_>], uri: &Uri) -> Response {
+pub(super) fn health(name: &str, checks: &[Check<'_>], uri: &Uri) -> Response {
     let fails = checks.iter().any(|(_, result)| result.is_err());
     let mut text = String::new();
     if fails || is_verbose(uri) {
@@ -218,15 +226,20 @@ async fn list_overrides(State(admin): Shared) -> Response {
 }
 
 /// The body of a request that changes something, if it may.
-async fn change(admin: &Admin, request: Request) -> Result<Bytes, Refused> {
+pub(super) async fn change(admin: &Admin, request: Request) -> Result<Bytes, Refused> {
     may_change(admin, request.headers())?;
     expects_json(request.headers())?;
     read_body(request).await
 }
 
 fn may_change(admin: &Admin, headers: &HeaderMap) -> Result<(), Refused> {
+    may(&admin.access, headers)
+}
+
+/// Whether who sends these headers may change things.
+pub(super) fn may(access: &Access, headers: &HeaderMap) -> Result<(), Refused> {
     let authorization = headers.get(header::AUTHORIZATION);
-    match admin.access.check(authorization.map(|value| value.as_bytes())) {
+    match access.check(authorization.map(|value| value.as_bytes())) {
         Ok(()) => Ok(()),
         Err(Refusal::NoToken) => {
             let message = "this address is not a loopback one, so changes need a token: start the \
@@ -245,17 +258,13 @@ fn may_change(admin: &Admin, headers: &HeaderMap) -> Result<(), Refused> {
 async fn set_override(State(admin): Shared, request: Request) -> Result<Response, Refused> {
     let body = change(&admin, request).await?;
     let record = changes::set(&body, admin.instance.clock.now().utc)?;
-    let (counters, kept) = admin.instance.set_override(record)?;
-    kept.await?;
-    Ok(json_response(StatusCode::OK, &json!({ "counters": counters })))
+    made(&admin, ByHand::SetOverride(record)).await
 }
 
 async fn clear_override(State(admin): Shared, request: Request) -> Result<Response, Refused> {
     let body = change(&admin, request).await?;
     let Which { api, limit, key, who } = changes::clear(&body)?;
-    let (cleared, kept) = admin.instance.clear_override(&api, &limit, key.as_deref(), &who)?;
-    kept.await?;
-    Ok(json_response(StatusCode::OK, &json!({ "cleared": cleared })))
+    made(&admin, ByHand::ClearOverride { api, limit, key, who }).await
 }
 
 /// `?api=`, `?attribute=` and `?value=` pick some.
@@ -304,25 +313,22 @@ async fn put_identity(State(admin): Shared, request: Request) -> Result<Response
     let Some(account) = account else {
         return Err(Bad::new("BAD_REQUEST", "field `account` is missing").into());
     };
-    let (before, kept) = admin.instance.put_identity(&api, &attribute, &value, account)?;
-    kept.await?;
-    let before = before.map(|before| json!({ "account": before.account, "tier": before.tier }));
-    Ok(json_response(StatusCode::OK, &json!({ "api": api, "before": before })))
+    let (api, attribute) = (api.into(), attribute.into());
+    let value = value.into_bytes().into();
+    made(&admin, ByHand::PutIdentity(Identity { api, attribute, value, account })).await
 }
 
 async fn remove_identity(State(admin): Shared, request: Request) -> Result<Response, Refused> {
     let body = change(&admin, request).await?;
     let asked = changes::identity(&body, &admin.instance.policy.load().policy, false)?;
-    let IdentityAsked { api, attribute, value, .. } = asked;
-    let (removed, kept) = admin.instance.remove_identity(&api, &attribute, &value)?;
-    kept.await?;
-    let removed = removed.map(|was| json!({ "account": was.account, "tier": was.tier }));
-    Ok(json_response(StatusCode::OK, &json!({ "api": api, "removed": removed })))
+    let (api, attribute) = (asked.api.into(), asked.attribute.into());
+    let value = asked.value.into_bytes().into();
+    made(&admin, ByHand::RemoveIdentity { api, attribute, value }).await
 }
 
 /// A page in a browser may send a form to any address, but JSON only where it is let to: without
 /// this, every web page that an operator opens could charge counters.
-fn expects_json(headers: &HeaderMap) -> Result<(), Refused> {
+pub(super) fn expects_json(headers: &HeaderMap) -> Result<(), Refused> {
     let found = headers.get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or("?"));
     let essence = found.map(|found| found.split(';').next().unwrap_or_default().trim());
     if essence.is_some_and(|essence| essence.eq_ignore_ascii_case("application/json")) {
@@ -334,7 +340,7 @@ fn expects_json(headers: &HeaderMap) -> Result<(), Refused> {
 }
 
 /// Reads a body that keeps to its length and time. One that says it is too long is not read.
-async fn read_body(request: Request) -> Result<Bytes, Refused> {
+pub(super) async fn read_body(request: Request) -> Result<Bytes, Refused> {
     let too_large = |found: &str| {
         let message = format!("the body has {found} bytes, allowed are {BODY_BYTES_MAX}");
         Refused::new(StatusCode::PAYLOAD_TOO_LARGE, "TOO_LARGE", message)
@@ -386,13 +392,13 @@ fn clip(text: &str) -> &str {
 }
 
 /// A request that got no answer, with the status that says whose fault it is.
-struct Refused {
+pub(super) struct Refused {
     status: StatusCode,
     error: ErrorReport,
 }
 
 impl Refused {
-    fn new(status: StatusCode, code: &str, message: String) -> Self {
+    pub(super) fn new(status: StatusCode, code: &str, message: String) -> Self {
         Self { status, error: ErrorReport { code: code.to_owned(), message } }
     }
 }
@@ -412,6 +418,13 @@ impl From<Failure> for Refused {
     }
 }
 
+impl From<Undecided> for Refused {
+    fn from(undecided: Undecided) -> Self {
+        let (status, code) = (StatusCode::SERVICE_UNAVAILABLE, answer::undecided_code(undecided));
+        Self::new(status, code, undecided.describe().to_owned())
+    }
+}
+
 impl From<NotKept> for Refused {
     fn from(not_kept: NotKept) -> Self {
         Self::new(StatusCode::INSUFFICIENT_STORAGE, "NOT_KEPT", not_kept.to_string())
@@ -424,6 +437,6 @@ impl IntoResponse for Refused {
     }
 }
 
-fn json_response(status: StatusCode, value: &impl Serialize) -> Response {
+pub(super) fn json_response(status: StatusCode, value: &impl Serialize) -> Response {
     (status, [(header::CACHE_CONTROL, "no-store")], axum::Json(value)).into_response()
 }
