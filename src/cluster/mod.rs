@@ -15,6 +15,8 @@ mod host;
 
 mod machine;
 
+pub mod log_store;
+
 mod counts;
 
 mod batcher;

@@ -187,7 +187,11 @@ pub(super) fn put(
     let filled = fill(out).and_then(|()| {
         let found = out.len() - start - HEADER_BYTES;
         let max = kind.body_bytes_max();
-        if found > max { Err(WireError::Length { what: name(kind), found, max }) } else { Ok(found) }
+        if found > max {
+            Err(WireError::Length { what: name(kind), found, max })
+        } else {
+            Ok(found)
+        }
     });
     match filled {
         Ok(length) => {
@@ -209,10 +213,7 @@ pub(super) fn put(
 
 /// Takes the frame at the front, once it is whole. Only kinds of `expected` are read, so that
 /// nobody can announce more than is wanted of them. Reserves what the rest of the frame needs.
-pub(super) fn take(
-    buffer: &mut BytesMut,
-    expected: &[Kind],
-) -> Result<Option<Frame>, WireError> {
+pub(super) fn take(buffer: &mut BytesMut, expected: &[Kind]) -> Result<Option<Frame>, WireError> {
     let Some(header) = buffer.first_chunk::<HEADER_BYTES>() else { return Ok(None) };
     let word = |at: usize| u32::from_le_bytes([0, 1, 2, 3].map(|byte| header[at + byte]));
     if header[4] != VERSION {
