@@ -291,8 +291,8 @@ impl<SM: RaftStateMachine<TypeConfig>> Batcher<SM> {
         let applied = self.origin.applied();
         let reading = self.readings.read();
         let raw = (applied.raw > 0).then_some(applied.raw);
-        let time = applied.now.time.as_nanos()
-            + raw.map_or(0, |raw| reading.raw.saturating_sub(raw));
+        let time =
+            applied.now.time.as_nanos() + raw.map_or(0, |raw| reading.raw.saturating_sub(raw));
         let ahead = self.counts.ahead.agreed(reading.wall.saturating_sub(time));
         let stamper = Stamper::begin(applied.now, raw, reading, ahead);
         self.handing_to = None;
@@ -345,9 +345,8 @@ impl<SM: RaftStateMachine<TypeConfig>> Batcher<SM> {
     /// Takes in what was asked here and what other nodes handed over.
     fn take_in(&mut self) {
         let Some(lead) = &mut self.lead else { return };
-        let returned = core::mem::take(
-            &mut *lead.returned.lock().unwrap_or_else(PoisonError::into_inner),
-        );
+        let returned =
+            core::mem::take(&mut *lead.returned.lock().unwrap_or_else(PoisonError::into_inner));
         for item in returned.into_iter().rev() {
             lead.open.push_front(item);
         }

@@ -48,9 +48,10 @@ pub struct Durations(Mutex<Histogram<u64>>);
 impl Default for Durations {
     fn default() -> Self {
         // Two digits over this range are within the library's own limits.
-        Self(Mutex::new(Histogram::new_with_bounds(1000, DURATION_MAX_NANOS, 2).unwrap_or_else(
-            |_| unreachable!("the bounds are in order"),
-        )))
+        Self(Mutex::new(
+            Histogram::new_with_bounds(1000, DURATION_MAX_NANOS, 2)
+                .unwrap_or_else(|_| unreachable!("the bounds are in order")),
+        ))
     }
 }
 

@@ -417,20 +417,15 @@ pub fn decode_group(mut bytes: Bytes, group: &mut Group) -> Result<(), Malformed
     if terms > usize::from(u16::MAX) {
         return Err(malformed("the number of quotas", terms as u64));
     }
-    let terms: Vec<Charge> = (0..terms)
-        .map(|_| decode_term(take(&mut bytes, TERM_BYTES)?))
-        .collect::<Result<_, _>>()?;
+    let terms: Vec<Charge> =
+        (0..terms).map(|_| decode_term(take(&mut bytes, TERM_BYTES)?)).collect::<Result<_, _>>()?;
     for _ in 0..records {
         decode_command(&mut bytes, &terms, group)?;
     }
     if bytes.is_empty() { Ok(()) } else { Err(Malformed::Long(bytes.len())) }
 }
 
-fn decode_command(
-    bytes: &mut Bytes,
-    terms: &[Charge],
-    group: &mut Group,
-) -> Result<(), Malformed> {
+fn decode_command(bytes: &mut Bytes, terms: &[Charge], group: &mut Group) -> Result<(), Malformed> {
     let mut front = take(bytes, 4)?;
     let (op, charges, count) = (front.get_u8(), front.get_u8(), front.get_u16_le());
     let id = if op & WITH_ID == 0 {

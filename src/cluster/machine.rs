@@ -78,18 +78,15 @@ impl<S: Disk> Machine<S> {
     fn apply_record(&mut self, log_id: LogId, bytes: Bytes) -> io::Result<Now> {
         let record = Record::decode(bytes).map_err(|malformed| broken(log_id, &malformed))?;
         // A leader stamps later than all before it; were one not to, time would still not go back.
-        self.now = Now {
-            time: self.now.time.max(record.now.time),
-            utc: self.now.utc.max(record.now.utc),
-        };
+        self.now =
+            Now { time: self.now.time.max(record.now.time), utc: self.now.utc.max(record.now.utc) };
         let now = self.now;
         match record.what {
             What::Groups(groups) => {
                 let host = Arc::clone(&self.host);
                 let table = host.table();
                 let pinned = table.pin();
-                let mut sessions =
-                    host.sessions().lock().unwrap_or_else(PoisonError::into_inner);
+                let mut sessions = host.sessions().lock().unwrap_or_else(PoisonError::into_inner);
                 let version = host.policy_version();
                 let mut position = 0;
                 for tagged in groups {
@@ -99,8 +96,7 @@ impl<S: Disk> Machine<S> {
                     }
                     decode_group(tagged.body, &mut self.group)
                         .map_err(|malformed| broken(log_id, &malformed))?;
-                    let mut outcomes =
-                        self.origin.awaits(&tagged.tag).then(Outcomes::default);
+                    let mut outcomes = self.origin.awaits(&tagged.tag).then(Outcomes::default);
                     self.group.perform(
                         &pinned,
                         &mut sessions,
@@ -302,4 +298,3 @@ impl<S: Disk> RaftSnapshotBuilder<TypeConfig> for Builder<S> {
         Ok(Snapshot { meta: self.meta.clone(), snapshot: SnapshotFile { number } })
     }
 }
-

@@ -31,8 +31,8 @@ const SET_ASIDE: &str = ".snap.aside";
 /// Snapshots that are kept.
 pub const KEPT: usize = 2;
 
-/// Names that an operating system or a backup puts into directories.
-const HARMLESS: &[&str] = &[files::LOCK, "lost+found"];
+/// Names that an operating system or a backup puts into directories, and those of a cluster's node.
+const HARMLESS: &[&str] = &[files::LOCK, "lost+found", "node", "log"];
 
 /// Which snapshot is restored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -236,14 +236,15 @@ impl<S: Storage> Log<S> {
     }
 
     /// Drops the entries behind this index; without one, all. They are never read again, and
-    /// gone from the disk before anything that is asked for later is called back. Of what is
-    /// purged nothing is changed.
+    /// gone from the disk before anything that is asked for later is called back. What is purged
+    /// stays purged.
     ///
     /// # Errors
-    /// There is no entry of this index, or it cannot be read.
+    /// The entry of this index is purged, or cannot be read.
     pub fn truncate_after(&self, index: Option<u64>) -> io::Result<()> {
         let kept = match index {
             None => None,
+            Some(index) if self.last().is_none_or(|last| last.index <= index) => return Ok(()),
             Some(index) => Some(self.position(index)?.ok_or_else(|| {
                 let what = format!("there is no entry {index} behind which to truncate");
                 io::Error::new(io::ErrorKind::InvalidInput, what)
@@ -306,6 +307,12 @@ impl<S: Storage> Log<S> {
     /// Whether there is room in the queue, so that nothing has to wait.
     pub fn has_room(&self) -> bool {
         self.shared.lock().has_room()
+    }
+
+    /// Whether reading from this index on needs no file.
+    pub fn is_in_memory(&self, index: u64) -> bool {
+        let state = self.shared.lock();
+        state.recent.first().is_none_or(|first| first <= index) || state.facts.first().is_none()
     }
 
     /// The entries of these indices that there are, from the first one on: one at least, if there

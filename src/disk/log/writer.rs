@@ -52,8 +52,9 @@ pub(super) enum Written {
 }
 
 impl<S: Storage> Writer<S> {
-    /// Writes what waits, syncs if somebody waits for that, and calls them, in order. The first
-    /// error ends all writing: it is handed to everybody from then on.
+    /// Writes what waits, syncs if somebody waits for that, and calls them, the last one first;
+    /// those of the next turn come after them. The first error ends all writing: it is handed to
+    /// everybody from then on.
     pub fn turn(&mut self) {
         let mut items = Vec::new();
         let failure = {
@@ -262,9 +263,10 @@ pub(super) fn create<S: Storage>(
     Ok(Arc::new(Segment { number: header.number, seed, file }))
 }
 
-/// Calls everybody, in order.
+/// Calls everybody, the last one first: whoever follows how far the log is on disk then hears of
+/// it once.
 fn call(items: Vec<Item>, outcome: &Result<(), Failure>) {
-    for Item { refused, done, .. } in items {
+    for Item { refused, done, .. } in items.into_iter().rev() {
         let Some(done) = done else { continue };
         done(match (outcome, refused) {
             (Err(failure), _) => Err(failure.error()),
