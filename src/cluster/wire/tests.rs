@@ -112,11 +112,11 @@ proptest! {
     }
 
     #[test]
-    fn a_byte_changed_is_noticed(request in requests(), at: proptest::sample::Index, bit in 0..8) {
+    fn a_byte_changed_is_noticed(request in requests(), at: proptest::sample::Index, bit in 0..8u32) {
         let mut out = BytesMut::new();
         put_request(&request, &mut out);
         let at = at.index(out.len());
-        out[at] ^= 1 << bit;
+        out[at] ^= 1u8 << bit;
         // A longer length waits for bytes that never come.
         let read = take(&mut out, ALL);
         prop_assert!(!matches!(read, Ok(Some(_))), "{:?}", read);
@@ -289,7 +289,8 @@ fn an_append_takes_as_many_entries_as_fit() {
 
 #[test]
 fn what_raft_takes_for_granted_is_refused() {
-    let entry = |term, index| LogEntry { log_id: log_id(term, 1, index), payload: EntryPayload::Blank };
+    let entry =
+        |term, index| LogEntry { log_id: log_id(term, 1, index), payload: EntryPayload::Blank };
     let refused = |vote, prev, entries: &[LogEntry]| {
         let mut out = BytesMut::new();
         let sequence = Sequence { session: 1, number: 1 };
@@ -304,9 +305,7 @@ fn what_raft_takes_for_granted_is_refused() {
     assert!(refused(leader, Some(log_id(2, 1, 4)), &[entry(1, 5)]), "an earlier term");
     assert!(refused(leader, None, &[entry(3, 0)]), "a later leader's");
     assert!(refused(leader, Some(log_id(1, 1, u64::MAX)), &[]), "no index after it");
-    let committed = body(|out| {
-        put_vote(Kind::Vote, 1, &VoteRequest::new(leader, None), out)
-    });
+    let committed = body(|out| put_vote(Kind::Vote, 1, &VoteRequest::new(leader, None), out));
     assert!(vote(&committed).is_err());
     // A voter that is no member, which no function of Raft would make.
     let good = encode_membership(&members([1, 2])).unwrap();

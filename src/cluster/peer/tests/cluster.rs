@@ -41,7 +41,8 @@ async fn write(node: &Node, numbers: core::ops::Range<u64>) {
         assert!(written.log_id.index > 0);
         1
     };
-    let written: u64 = iter(numbers.clone()).map(write).buffered(512).fold(0, async |a, b| a + b).await;
+    let written: u64 =
+        iter(numbers.clone()).map(write).buffered(512).fold(0, async |a, b| a + b).await;
     assert_eq!(written, numbers.end - numbers.start);
 }
 

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
-use proptest::prelude::RngCore;
+use proptest::prelude::Rng;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -79,8 +79,8 @@ async fn a_node_of_no_cluster_joins_the_first_and_only_once_it_is_noted() {
     let wrong = Hello { to: 3, ..hello() };
     assert_eq!(connect(&node, &wrong).await.1.kind, Kind::Refusal);
     assert_eq!(node.peers.local().cluster(), NO_CLUSTER);
-    let other = Hello { cluster: [9; 16], ..hello() };
-    let (first, second) = tokio::join!(connect(&node, &hello()), async {
+    let (own, other) = (hello(), Hello { cluster: [9; 16], ..hello() });
+    let (first, second) = tokio::join!(connect(&node, &own), async {
         tokio::time::sleep(Duration::from_millis(50)).await;
         connect(&node, &other).await
     });
@@ -121,13 +121,8 @@ async fn hostile_bytes_end_their_connection_only() {
         TestRng::deterministic_rng(RngAlgorithm::ChaCha),
     );
     let rng = runner.rng();
-    let purposes = [
-        Purpose::Append,
-        Purpose::Heartbeat,
-        Purpose::Snapshot,
-        Purpose::Control,
-        Purpose::Link,
-    ];
+    let purposes =
+        [Purpose::Append, Purpose::Heartbeat, Purpose::Snapshot, Purpose::Control, Purpose::Link];
     for case in 0..300 {
         let mut bytes = vec![0; 1 + case % 200];
         rng.fill_bytes(&mut bytes);
@@ -138,7 +133,8 @@ async fn hostile_bytes_end_their_connection_only() {
         };
         if case % 3 == 2 {
             // Whole frames, right but for their bodies.
-            let kinds = [Kind::Append, Kind::SnapshotBegin, Kind::Vote, Kind::PreVote, Kind::Transfer];
+            let kinds =
+                [Kind::Append, Kind::SnapshotBegin, Kind::Vote, Kind::PreVote, Kind::Transfer];
             let mut out = BytesMut::new();
             wire::put(&mut out, kinds[rng.next_u32() as usize % 5], |out| {
                 out.put_slice(&bytes);

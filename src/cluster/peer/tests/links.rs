@@ -10,8 +10,7 @@ use crate::cluster::types::NodeId;
 use crate::cluster::wire::LINK_BYTES_MAX;
 
 async fn two() -> [Node; 2] {
-    let nodes =
-        [Node::start(1, CLUSTER, "test").await, Node::start(2, CLUSTER, "test").await];
+    let nodes = [Node::start(1, CLUSTER, "test").await, Node::start(2, CLUSTER, "test").await];
     nodes[0].peers.know(2, &nodes[1].member).unwrap();
     nodes[1].peers.know(1, &nodes[0].member).unwrap();
     // Nobody is their own peer.
