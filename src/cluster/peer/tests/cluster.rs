@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use futures_util::stream::{FuturesUnordered, iter};
+use openraft::errors::{ClientWriteError, RaftError};
 
 use super::node::{CLUSTER, Node, until};
 use crate::cluster::types::Entry;
@@ -37,9 +38,17 @@ fn entry(number: u64) -> Bytes {
 async fn write(node: &Node, numbers: core::ops::Range<u64>) {
     let raft = &node.raft;
     let write = |number| async move {
-        let Ok(written) = raft.client_write(Entry(entry(number))).await else { return 0 };
-        assert!(written.log_id.index > 0);
-        1
+        for _ in 0..500 {
+            match raft.client_write(Entry(entry(number))).await {
+                Ok(_) => return 1,
+                // Surely not appended: a new leader waits for its first quorum.
+                Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => {
+                    tokio::time::sleep(core::time::Duration::from_millis(10)).await;
+                }
+                Err(_) => break,
+            }
+        }
+        0
     };
     let written: u64 =
         iter(numbers.clone()).map(write).buffered(512).fold(0, async |a, b| a + b).await;
