@@ -159,7 +159,9 @@ async fn an_empty_learner_gets_a_snapshot() {
     until("it has the snapshot", || learner.machine.has_snapshot()).await;
     converge(&[&nodes[lead], &learner], 10_000).await;
     assert_eq!(*learner.heard.joined.lock().unwrap(), Some(CLUSTER));
-    assert_eq!(nodes[lead].peers.counters().snapshots_sent.load(Relaxed), 1);
+    // The sender counts it once the answer has come.
+    let sent = || nodes[lead].peers.counters().snapshots_sent.load(Relaxed);
+    until("it is answered", || sent() == 1).await;
     assert_eq!(learner.peers.counters().snapshots_received.load(Relaxed), 1);
     let bytes = learner.peers.counters().bytes_received.load(Relaxed);
     assert!(bytes > 5_000_000, "{bytes} bytes");
