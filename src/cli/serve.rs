@@ -146,7 +146,7 @@ fn say(line: &str) {
 fn log_to_stderr() {
     use tracing_subscriber::EnvFilter;
     let filter =
-        EnvFilter::try_from_env("TOLLKEEPER_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+        EnvFilter::try_from_env("TOLLKEEPER_LOG").unwrap_or_else(|_| EnvFilter::new("info,openraft=warn"));
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     if std::io::stderr().is_terminal() {
         logs.init();

@@ -14,9 +14,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use super::store::{Log, Machine};
-use crate::cluster::peer::{
-    BoxFuture, Inbox, Listen, Local, Net, Peers, Stream, Tcp, Way,
-};
+use crate::cluster::peer::{BoxFuture, Inbox, Listen, Local, Net, Peers, Stream, Tcp, Way};
 use crate::cluster::types::{Member, NodeId, TypeConfig};
 
 pub(super) const CLUSTER: [u8; 16] = [7; 16];
@@ -143,8 +141,12 @@ impl Heard {
 }
 
 impl Inbox for Heard {
-    fn received(&self, from: NodeId, connection: u64, frame: Bytes)
-    -> Option<BoxFuture<'static, ()>> {
+    fn received(
+        &self,
+        from: NodeId,
+        connection: u64,
+        frame: Bytes,
+    ) -> Option<BoxFuture<'static, ()>> {
         self.told.lock().unwrap().push(Told::Frame(from, connection, frame));
         let room = Arc::clone(&self.room);
         let is_full = self.is_full.load(Relaxed);
