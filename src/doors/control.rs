@@ -239,6 +239,11 @@ impl Instance {
         Ok(changes)
     }
 
+    /// Numbers of everything that has had one since the start.
+    pub fn numbers(&self) -> Numbers {
+        self.control.lock().numbers.clone()
+    }
+
     /// Every override that has not ended.
     pub fn overrides(&self) -> Vec<Standing> {
         let now = self.clock.now().utc;
