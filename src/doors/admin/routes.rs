@@ -242,13 +242,13 @@ pub(super) fn may(access: &Access, headers: &HeaderMap) -> Result<(), Refused> {
     match access.check(authorization.map(|value| value.as_bytes())) {
         Ok(()) => Ok(()),
         Err(Refusal::NoToken) => {
-            let message = "this address is not a loopback one, so changes need a token: start the \
-                           daemon with --admin-token-file";
+            let message = "this address is not a loopback one, so changes and checks, which charge, \
+                           need a token: start the daemon with --admin-token-file";
             Err(Refused::new(StatusCode::FORBIDDEN, "FORBIDDEN", message.to_owned()))
         }
         Err(Refusal::WrongToken) => {
-            let message = "changes need the token of the daemon's --admin-token-file, as in \
-                           `Authorization: Bearer TOKEN`";
+            let message = "changes and checks need the token of the daemon's --admin-token-file, as \
+                           in `Authorization: Bearer TOKEN`";
             let (status, code) = (StatusCode::UNAUTHORIZED, "UNAUTHENTICATED");
             Err(Refused::new(status, code, message.to_owned()))
         }
