@@ -118,7 +118,9 @@ impl ClusterCommand {
             }
             Action::Remove(Remove { node, ask }) => {
                 ask.post("/v1/cluster/remove", &json!({ "node": node }), |_| {
-                    format!("node {node} is no member any more; stop it, and never use its number again")
+                    format!(
+                        "node {node} is no member any more; stop it, and never use its number again"
+                    )
                 })
             }
             Action::Transfer(Transfer { node, ask }) => {
@@ -194,7 +196,8 @@ fn as_text(value: &Value, admin: SocketAddr) -> String {
             Value::String(hash) => format!("{hash} at {}", node["state_hash_at"]),
             _ => "-".to_owned(),
         };
-        let clock = node["clock_offset_ms"].as_f64().map_or("-".to_owned(), |ms| format!("{ms:.1}"));
+        let clock =
+            node["clock_offset_ms"].as_f64().map_or("-".to_owned(), |ms| format!("{ms:.1}"));
         out.push_str(&format!(
             "{:<5} {:<8} {:<20} {:>9} {:>9} {:>9}  {hash}{}\n",
             text("node"),

@@ -69,7 +69,12 @@ pub(super) struct Serve {
     #[arg(long, value_name = "HOST:PORT", env = "TOLLKEEPER_ADVERTISE", help_heading = "Cluster")]
     advertise: Option<String>,
     /// Where clients find the binary protocol [default: --listen]
-    #[arg(long, value_name = "HOST:PORT", env = "TOLLKEEPER_ADVERTISE_CLIENTS", help_heading = "Cluster")]
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        env = "TOLLKEEPER_ADVERTISE_CLIENTS",
+        help_heading = "Cluster"
+    )]
     advertise_clients: Option<String>,
     /// When a charge counts as kept by a node: `always`, once it is on disk; `os` or a span such as
     /// `50ms`, once it is written, so that power lost at most nodes at once loses the last of them
@@ -145,8 +150,8 @@ fn say(line: &str) {
 /// Logs for people on a terminal, JSON lines elsewhere.
 fn log_to_stderr() {
     use tracing_subscriber::EnvFilter;
-    let filter =
-        EnvFilter::try_from_env("TOLLKEEPER_LOG").unwrap_or_else(|_| EnvFilter::new("info,openraft=warn"));
+    let filter = EnvFilter::try_from_env("TOLLKEEPER_LOG")
+        .unwrap_or_else(|_| EnvFilter::new("info,openraft=warn"));
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     if std::io::stderr().is_terminal() {
         logs.init();

@@ -21,18 +21,18 @@ use super::host::Readings;
 use super::types::{LeaderId, LogId};
 
 /// The most requests that wait at one node. Past it they are refused at once.
-pub const WAITING_MAX: usize = 16_384;
+pub(super) const WAITING_MAX: usize = 16_384;
 
 /// The most bytes of requests that wait at one node.
-pub const WAITING_BYTES_MAX: usize = 64 << 20;
+pub(super) const WAITING_BYTES_MAX: usize = 64 << 20;
 
 /// For how long a request may wait for a leader that it can be handed to, in nanoseconds: an
 /// election timeout.
-pub const LEADERLESS_NANOS: u64 = 300_000_000;
+pub(super) const LEADERLESS_NANOS: u64 = 300_000_000;
 
 /// For how long a request may wait that was handed over, in nanoseconds. A new leader has been
 /// found by then, if there can be one.
-pub const UNKNOWN_NANOS: u64 = 3_000_000_000;
+pub(super) const UNKNOWN_NANOS: u64 = 3_000_000_000;
 
 /// Where the node stands.
 #[derive(Clone, Copy, Debug)]
@@ -54,7 +54,7 @@ impl Applied {
 
 /// What is to be handed over.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Asked {
+pub(super) enum Asked {
     /// A group, encoded, and the version of the policy by which it was resolved.
     Group {
         /// The version.

@@ -10,8 +10,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use defaults::{
-    ADMIN, CLUSTER_NAME_BYTES_MAX, CONNECTIONS_MAX, DRAIN_GRACE, KEYS_MAX, KEYS_MAX_HIGHEST, LISTEN, PEER_LISTEN, SNAPSHOT_INTERVAL,
-    SNAPSHOT_INTERVAL_MAX, SNAPSHOT_INTERVAL_MIN, WORKERS_MAX,
+    ADMIN, CLUSTER_NAME_BYTES_MAX, CONNECTIONS_MAX, DRAIN_GRACE, KEYS_MAX, KEYS_MAX_HIGHEST,
+    LISTEN, PEER_LISTEN, SNAPSHOT_INTERVAL, SNAPSHOT_INTERVAL_MAX, SNAPSHOT_INTERVAL_MIN,
+    WORKERS_MAX,
 };
 pub use raw::{ConfigError, Raw};
 
@@ -73,9 +74,8 @@ pub enum Fsync {
 
 impl ClusterConfig {
     fn resolve(typed: &Raw, file: &Raw, listen: SocketAddr) -> Result<Option<Self>, ConfigError> {
-        let text = |typed: &Option<String>, file: &Option<String>| {
-            typed.clone().or_else(|| file.clone())
-        };
+        let text =
+            |typed: &Option<String>, file: &Option<String>| typed.clone().or_else(|| file.clone());
         let name = text(&typed.cluster, &file.cluster);
         let node_id = typed.node_id.or(file.node_id);
         let Some(name) = name else {

@@ -338,7 +338,7 @@ impl Batch {
         for (index, resolved) in resolved.into_iter().enumerate() {
             self.items[index].outcome = match resolved {
                 Ok(place) => self.settle(index, place, desk, &loaded, &pinned, stamp),
-                Err(outcome) => outcome,
+                Err(outcome) => *outcome,
             };
         }
         desk.clear();
@@ -351,7 +351,7 @@ impl Batch {
         desk: &mut Desk,
         loaded: &Loaded,
         pinned: &Pinned<'_>,
-    ) -> Result<Place, Settled> {
+    ) -> Result<Place, Box<Settled>> {
         let asked = match &self.items[index].ask {
             Ask::Check { request, .. } | Ask::Amend { request, .. } => request,
             Ask::Inline { charges, .. } => {
@@ -386,12 +386,12 @@ impl Batch {
             if charges {
                 desk.cells.check(handle.api_number(), outcome);
             }
-            match (&self.items[index].ask, when_unavailable) {
+            Box::new(match (&self.items[index].ask, when_unavailable) {
                 (Ask::Check { .. }, Unavailable::Allow) => {
                     Settled::FailedOpen(Problem::Resolve(error))
                 }
                 _ => Settled::Failed(Problem::Resolve(error)),
-            }
+            })
         })
     }
 

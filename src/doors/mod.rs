@@ -48,10 +48,10 @@ pub use batch::{Batch, Outcome, SharedDesk};
 pub use changes::{Batch as ChangeBatch, Changes, Full, Kept, NotKept, Turn};
 pub use control::{Control, Failure, InForce, Loaded, Reloads, Standing};
 pub(crate) use desk::Unamended;
-pub use docket::{Awaited, AwaitedChange, Consensus, ConsensusHandle, Docket};
-pub use steering::{Initialize, Steered, Steering};
 pub use desk::{Answered, Desk, Intent, Problem};
+pub use docket::{Awaited, AwaitedChange, Consensus, ConsensusHandle, Docket};
 pub use journal::{Denial, Event, Journal};
+pub use steering::{Initialize, Steered, Steering};
 
 /// The part of `--max-keys` that one limit may take if its policy says nothing, in percent: the
 /// keys of one API's attacker then leave room for the other limits.

@@ -113,13 +113,13 @@ impl Numbers {
         limits.sort_by_key(|(_, number)| **number);
         apis.sort_by_key(|(_, number)| **number);
         handles.sort_by_key(|(_, number)| **number);
-        let limits = limits.into_iter().map(|(name, (number, kind))| {
-            Numbered::Limit(name.clone(), *number, *kind)
-        });
+        let limits = limits
+            .into_iter()
+            .map(|(name, (number, kind))| Numbered::Limit(name.clone(), *number, *kind));
         let apis = apis.into_iter().map(|(name, number)| Numbered::Api(name.clone(), *number));
-        let handles = handles.into_iter().map(|((api, class), number)| {
-            Numbered::Handle(api.clone(), class.clone(), *number)
-        });
+        let handles = handles
+            .into_iter()
+            .map(|((api, class), number)| Numbered::Handle(api.clone(), class.clone(), *number));
         limits.chain(apis).chain(handles).collect()
     }
 

@@ -15,8 +15,8 @@ use crate::doors::asked::Bad;
 use crate::doors::{Initialize, Steering};
 use crate::policy::ByHand;
 
-use super::changes::make;
 use super::access::Access;
+use super::changes::make;
 use super::routes::{Admin, Refused, change, expects_json, health, json_response, may, read_body};
 
 type Shared = State<Arc<Admin>>;

@@ -8,8 +8,8 @@ use tollkeeper_protocol::{Capabilities, EncodeError, Envelope, Op};
 
 use crate::doors::InlineSpaces;
 use crate::engine::command::{Amend, Charge, Effect, LimitId};
-use crate::engine::group::Undecided;
 use crate::engine::decision::{Decision, Reading, Refusal, Retry, Verdict};
+use crate::engine::group::Undecided;
 use crate::engine::kinds::NextUnit;
 use crate::engine::permit::Permit;
 use crate::engine::quota::{Align, Kind, Quota, QuotaError};
@@ -72,11 +72,7 @@ pub(super) fn amend(units: i64) -> Amend {
 }
 
 /// Standalone, nothing is logged: index and position are zero.
-pub(super) fn witness(
-    policy_version: u64,
-    now: Now,
-    (log_index, position): (u64, u32),
-) -> Witness {
+pub(super) fn witness(policy_version: u64, now: Now, (log_index, position): (u64, u32)) -> Witness {
     Witness { policy_version, log_index, position, cluster_nanos: now.time.as_nanos() }
 }
 

@@ -147,9 +147,7 @@ fn status(node: &Node, instance: &Instance) -> Value {
     let view = node.view();
     let entry = |id: NodeId, peer: &str, role: &str| {
         let known = if id == view.node { Some(standing) } else { others.get(&id).copied() };
-        let ahead = known.map(|known| {
-            known.ahead_nanos as i64 - standing.ahead_nanos as i64
-        });
+        let ahead = known.map(|known| known.ahead_nanos as i64 - standing.ahead_nanos as i64);
         let leader_applied = view.applied;
         json!({
             "node": id,
