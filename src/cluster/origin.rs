@@ -378,3 +378,6 @@ pub(super) fn refusal_at(refused: &[(u32, Refusal)], place: usize) -> Option<Ref
     let at = refused.binary_search_by_key(&place, |(place, _)| *place).ok()?;
     Some(refused[at].1)
 }
+
+#[cfg(test)]
+mod tests;
