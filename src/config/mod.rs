@@ -22,6 +22,16 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Address of the admin door.
     pub admin: SocketAddr,
+    /// Address of the door for Redis clients; `None`: it stays shut.
+    pub resp: Option<SocketAddr>,
+    /// File with the password that Redis clients must give.
+    pub resp_password_file: Option<PathBuf>,
+    /// Address of the HTTP door; `None`: it stays shut.
+    pub http: Option<SocketAddr>,
+    /// Whose word the HTTP door takes for where a request came from: addresses and networks.
+    pub http_trusted: Vec<String>,
+    /// Which header says what of a request to authorize: `what=Header`.
+    pub http_headers: Vec<String>,
     /// File with the token that changes on the admin door need.
     pub admin_token_file: Option<PathBuf>,
     /// Policy file, or directory of them; `None` is the built-in example.
@@ -32,9 +42,9 @@ pub struct Config {
     pub snapshot_interval: Duration,
     /// The most counters in the table.
     pub keys_max: u64,
-    /// Threads that serve the binary door.
+    /// Threads that serve each of the doors but the admin one.
     pub workers: NonZeroUsize,
-    /// The most connections of the binary door.
+    /// The most connections of each of the doors but the admin one.
     pub connections_max: u64,
     /// How long clients have to leave at shutdown.
     pub drain_grace: Duration,
@@ -65,6 +75,11 @@ impl Config {
         Ok(Self {
             listen: typed.listen.or(file.listen).unwrap_or(LISTEN),
             admin: typed.admin.or(file.admin).unwrap_or(ADMIN),
+            resp: typed.resp.or(file.resp),
+            resp_password_file: typed.resp_password_file.or(file.resp_password_file),
+            http: typed.http.or(file.http),
+            http_trusted: typed.http_trusted.or(file.http_trusted).unwrap_or_default(),
+            http_headers: typed.http_headers.or(file.http_headers).unwrap_or_default(),
             admin_token_file: typed.admin_token_file.or(file.admin_token_file),
             policy: typed.policy.or(file.policy),
             data: typed.data.or(file.data),

@@ -16,10 +16,10 @@ use serde::Serialize;
 use serde_json::json;
 use tokio::time::timeout;
 
-use crate::doors::answer;
 use crate::doors::asked::{Asked, Bad};
+use crate::doors::checks;
 use crate::doors::report::ErrorReport;
-use crate::doors::{Batch, Failure, Instance, Intent, SharedDesk};
+use crate::doors::{Failure, Instance, Intent, SharedDesk};
 use crate::engine::table::Stamp;
 use crate::metrics::cells::Protocol;
 use crate::metrics::export;
@@ -164,13 +164,8 @@ async fn snapshot(State(admin): Shared, request: Request) -> Result<Response, Re
 async fn ask(admin: &Admin, request: Request, intent: Intent) -> Result<Response, Refused> {
     expects_json(request.headers())?;
     let body = read_body(request).await?;
-    let asked = Asked::parse(&body)?;
-    let mut batch = Batch::new(&admin.desk);
-    let loaded = Arc::clone(batch.loaded());
-    let placed = asked.place(&loaded.policy)?;
-    let index = batch.check(placed.handle, &placed.request(), intent);
-    batch.decide().await;
-    Ok(json_response(StatusCode::OK, &answer::report(&batch, index)?))
+    let report = checks::check(&admin.desk, &body, intent).await?;
+    Ok(json_response(StatusCode::OK, &report))
 }
 
 async fn explain_request(State(admin): Shared, request: Request) -> Result<Response, Refused> {
