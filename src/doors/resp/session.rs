@@ -211,7 +211,7 @@ impl Session {
         if arguments.len() < 4 {
             return Err(arity(arguments));
         }
-        if arguments.len() % 2 != 0 {
+        if !arguments.len().is_multiple_of(2) {
             return Err("ERR syntax error: a name has no value".to_owned());
         }
         let loaded = Arc::clone(batch.loaded());
