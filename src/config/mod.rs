@@ -106,6 +106,19 @@ mod tests {
     }
 
     #[test]
+    fn doors_are_shut_unless_they_have_an_address() {
+        let config = Config::resolve(Raw::default(), Raw::default()).unwrap();
+        assert_eq!((config.resp, config.http, config.http_trusted.len()), (None, None, 0));
+        let text = "resp = \"127.0.0.1:6379\"\nhttp = \"[::1]:7443\"\n\
+                    http_trusted = [\"10.0.0.0/8\"]\nhttp_headers = [\"team=X-Team\"]\n";
+        let config = Config::resolve(Raw::default(), Raw::parse("f.toml", text).unwrap()).unwrap();
+        assert_eq!(config.resp.map(|address| address.port()), Some(6379));
+        assert_eq!(config.http.map(|address| address.port()), Some(7443));
+        assert_eq!(config.http_trusted, ["10.0.0.0/8"]);
+        assert_eq!(config.http_headers, ["team=X-Team"]);
+    }
+
+    #[test]
     fn an_interval_is_a_number_with_its_unit() {
         let interval = |text: &str| {
             let typed = Raw { snapshot_interval: Some(text.to_owned()), ..Raw::default() };

@@ -2,17 +2,16 @@
 //! burst pass, the 121st is answered with the page's status, headers and body, and with the daemon
 //! killed the handle's rule holds.
 //!
-//! A gateway that is not installed is *skipped*, which the output says: nothing is installed here,
-//! and a skip is no pass. `TOLLKEEPER_GATEWAYS=all` turns skips into failures. Binaries are looked
-//! for on PATH.
+//! A gateway that is not installed is *skipped*: nothing is installed here, and a skip is no pass,
+//! which is why this has a `main` of its own. `TOLLKEEPER_GATEWAYS=all` turns skips into failures.
+//! Binaries are looked for on PATH; arguments are names of folders to try out.
 
-// What was skipped must be seen.
 #![allow(clippy::print_stdout)]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 const DAEMON: &str = env!("CARGO_BIN_EXE_tollkeeper");
@@ -164,16 +163,13 @@ struct Gateway {
     when_dead: u16,
 }
 
-fn skip(gateway: &Gateway, missing: &str) {
-    let all = std::env::var("TOLLKEEPER_GATEWAYS").is_ok_and(|which| which == "all");
-    assert!(!all, "{}: {missing} is not there", gateway.folder);
-    println!("{}: SKIPPED, {missing} is not there", gateway.folder);
-}
-
-fn try_out(gateway: &Gateway) {
-    let Some(program) = find(gateway.program) else { return skip(gateway, gateway.program) };
+/// Why a gateway cannot be tried out here; `None`: it was, and did as it should.
+fn try_out(gateway: &Gateway) -> Option<String> {
+    let Some(program) = find(gateway.program) else {
+        return Some(format!("there is no {} on PATH", gateway.program));
+    };
     if let Some(missing) = gateway.needs.iter().find(|file| !Path::new(file).exists()) {
-        return skip(gateway, missing);
+        return Some(format!("there is no {missing}"));
     }
     let (mut daemon, upstream, front) = (daemon(), upstream(), free_address());
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!(
@@ -254,57 +250,34 @@ fn try_out(gateway: &Gateway) {
     daemon.process.0.wait().unwrap();
     let response = request(front, "t1").unwrap();
     assert_eq!(response.status, gateway.when_dead, "{response:?} {}", logged());
-    println!("{}: passed, {} in {took:?}", gateway.folder, 121 + spare);
+    println!("{}: {} requests in {took:?}", gateway.folder, 121 + spare);
     let _ = std::fs::remove_dir_all(&folder);
+    None
 }
 
-#[test]
-fn nginx_with_lua() {
-    try_out(&Gateway {
+const NGINX: &[&str] =
+    &["-p", "DIR", "-c", "DIR/nginx.conf", "-e", "DIR/error.log", "-g", "daemon off;"];
+
+const GATEWAYS: [Gateway; 5] = [
+    Gateway {
         folder: "nginx-lua",
         program: "nginx",
         needs: &["/usr/lib/nginx/modules/ngx_http_lua_module.so"],
-        arguments: &[
-            "-p",
-            "DIR",
-            "-c",
-            "DIR/nginx.conf",
-            "-e",
-            "DIR/error.log",
-            "-g",
-            "daemon off;",
-        ],
+        arguments: NGINX,
         also: &["lua/tollkeeper.lua"],
         tells_allowed: true,
         when_dead: 200,
-    });
-}
-
-#[test]
-fn nginx_with_njs() {
-    try_out(&Gateway {
+    },
+    Gateway {
         folder: "nginx-njs",
         program: "nginx",
         needs: &["/usr/lib/nginx/modules/ngx_http_js_module.so"],
-        arguments: &[
-            "-p",
-            "DIR",
-            "-c",
-            "DIR/nginx.conf",
-            "-e",
-            "DIR/error.log",
-            "-g",
-            "daemon off;",
-        ],
+        arguments: NGINX,
         also: &[],
         tells_allowed: true,
         when_dead: 200,
-    });
-}
-
-#[test]
-fn haproxy_with_lua() {
-    try_out(&Gateway {
+    },
+    Gateway {
         folder: "haproxy",
         program: "haproxy",
         needs: &[],
@@ -312,12 +285,8 @@ fn haproxy_with_lua() {
         also: &["lua/tollkeeper.lua"],
         tells_allowed: true,
         when_dead: 200,
-    });
-}
-
-#[test]
-fn caddy_with_forward_auth() {
-    try_out(&Gateway {
+    },
+    Gateway {
         folder: "caddy",
         program: "caddy",
         needs: &[],
@@ -325,13 +294,9 @@ fn caddy_with_forward_auth() {
         also: &[],
         tells_allowed: true,
         when_dead: 200,
-    });
-}
-
-/// Traefik denies what it cannot ask about, whatever the policy says.
-#[test]
-fn traefik_with_forward_auth() {
-    try_out(&Gateway {
+    },
+    // It denies what it cannot ask about, whatever the policy says.
+    Gateway {
         folder: "traefik",
         program: "traefik",
         needs: &[],
@@ -339,5 +304,32 @@ fn traefik_with_forward_auth() {
         also: &[],
         tells_allowed: false,
         when_dead: 500,
-    });
+    },
+];
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if arguments.iter().any(|argument| argument == "--list") {
+        GATEWAYS.iter().for_each(|gateway| println!("{}: test", gateway.folder));
+        return ExitCode::SUCCESS;
+    }
+    // The usual harness's options mean nothing here.
+    let wanted: Vec<&String> = arguments.iter().filter(|name| !name.starts_with('-')).collect();
+    let chosen = |gateway: &&Gateway| {
+        wanted.is_empty() || wanted.iter().any(|name| gateway.folder.contains(name.as_str()))
+    };
+    let all = std::env::var("TOLLKEEPER_GATEWAYS").is_ok_and(|which| which == "all");
+    let (mut passed, mut failed, mut skipped) = (0, 0, 0);
+    for gateway in GATEWAYS.iter().filter(chosen) {
+        let count = match std::panic::catch_unwind(|| try_out(gateway)) {
+            Ok(None) => ("ok".to_owned(), &mut passed),
+            Ok(Some(why)) if all => (format!("FAILED: {why}"), &mut failed),
+            Ok(Some(why)) => (format!("SKIPPED: {why}"), &mut skipped),
+            Err(_) => ("FAILED".to_owned(), &mut failed),
+        };
+        println!("test {} ... {}", gateway.folder, count.0);
+        *count.1 += 1;
+    }
+    println!("gateways: {passed} passed; {failed} failed; {skipped} skipped");
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

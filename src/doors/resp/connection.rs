@@ -90,6 +90,8 @@ impl Connection {
             let began = self.unread.is_empty();
             let round = tokio::select! {
                 biased;
+                // What has been read is answered by now.
+                () = &mut stop => return Ok(()),
                 round = poll_fn(|context| self.poll_round(context, more)) => round?,
                 _ = looks.tick() => {
                     quiet += LOOK_EVERY;
@@ -102,7 +104,6 @@ impl Connection {
                         }
                     }
                 }
-                () = &mut stop => return Ok(()),
             };
             let Some(Round { mut batch, progress }) = round else { return Ok(()) };
             // The time of a command runs from its first byte.
