@@ -120,12 +120,11 @@ struct Daemon {
     http: SocketAddr,
 }
 
-fn daemon() -> Daemon {
-    let policy = format!("{ROOT}/examples/policies/media.toml");
+fn daemon(policy: &str) -> Daemon {
     let mut child = Command::new(DAEMON)
         .args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
         .args(["--http", "127.0.0.1:0", "--http-trusted", "127.0.0.1"])
-        .args(["--http-headers", "team=X-Team", "--policy", &policy])
+        .args(["--http-headers", "team=X-Team", "--policy", policy])
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
@@ -159,19 +158,27 @@ struct Gateway {
     also: &'static [&'static str],
     /// Whether a client sees the headers of an allowed request.
     tells_allowed: bool,
-    /// What a client is answered when the daemon is dead.
+    /// Whether it knows the handle's rule for a daemon that is dead.
+    heeds_rule: bool,
+    /// What a client is answered then by the rule "allow".
     when_dead: u16,
 }
 
-/// Why a gateway cannot be tried out here; `None`: it was, and did as it should.
-fn try_out(gateway: &Gateway) -> Option<String> {
-    let Some(program) = find(gateway.program) else {
-        return Some(format!("there is no {} on PATH", gateway.program));
-    };
-    if let Some(missing) = gateway.needs.iter().find(|file| !Path::new(file).exists()) {
-        return Some(format!("there is no {missing}"));
-    }
-    let (mut daemon, upstream, front) = (daemon(), upstream(), free_address());
+/// A gateway that serves.
+struct Front {
+    address: SocketAddr,
+    folder: PathBuf,
+    process: Running,
+}
+
+fn logged(folder: &Path) -> String {
+    let read = |name| std::fs::read_to_string(folder.join(name)).unwrap_or_default();
+    format!("{}\n{}", read("log"), read("error.log"))
+}
+
+/// Starts a gateway with its example config, and waits until it serves.
+fn front(gateway: &Gateway, program: &Path, daemon: &Daemon, upstream: SocketAddr) -> Front {
+    let address = free_address();
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!(
         "gateway-{}-{}",
         gateway.folder,
@@ -185,7 +192,7 @@ fn try_out(gateway: &Gateway) -> Option<String> {
         let text = std::fs::read_to_string(&file).unwrap();
         // The examples' addresses are what a reader would have; ours are those that are free.
         let text = text
-            .replace(":8080", &format!(":{}", front.port()))
+            .replace(":8080", &format!(":{}", address.port()))
             .replace("127.0.0.1:9000", &upstream.to_string())
             .replace("127.0.0.1:7443", &daemon.http.to_string())
             .replace("port = 7440", &format!("port = {}", daemon.binary.port()));
@@ -203,17 +210,33 @@ fn try_out(gateway: &Gateway) -> Option<String> {
         .stderr(log)
         .spawn()
         .unwrap();
-    let _gateway = Running(child);
-    let logged = || {
-        let read = |name| std::fs::read_to_string(folder.join(name)).unwrap_or_default();
-        format!("{}\n{}", read("log"), read("error.log"))
-    };
+    let process = Running(child);
     let began = Instant::now();
     // Its start is not the burst: another team asks until it answers as it should.
-    while !request(front, "warm").is_ok_and(|response| response.status == 200) {
-        assert!(began.elapsed() < PATIENCE, "{} does not start: {}", gateway.folder, logged());
+    while !request(address, "warm").is_ok_and(|response| response.status == 200) {
+        assert!(
+            began.elapsed() < PATIENCE,
+            "{} does not start: {}",
+            gateway.folder,
+            logged(&folder)
+        );
         std::thread::sleep(Duration::from_millis(50));
     }
+    Front { address, folder, process }
+}
+
+/// Why a gateway cannot be tried out here; `None`: it was, and did as it should.
+fn try_out(gateway: &Gateway) -> Option<String> {
+    let Some(program) = find(gateway.program) else {
+        return Some(format!("there is no {} on PATH", gateway.program));
+    };
+    if let Some(missing) = gateway.needs.iter().find(|file| !Path::new(file).exists()) {
+        return Some(format!("there is no {missing}"));
+    }
+    let mut daemon = daemon(&format!("{ROOT}/examples/policies/media.toml"));
+    let upstream = upstream();
+    let Front { address: front, folder, process } = front(gateway, &program, &daemon, upstream);
+    let logged = || logged(&folder);
 
     let burst = Instant::now();
     for index in 0..120 {
@@ -250,9 +273,32 @@ fn try_out(gateway: &Gateway) -> Option<String> {
     daemon.process.0.wait().unwrap();
     let response = request(front, "t1").unwrap();
     assert_eq!(response.status, gateway.when_dead, "{response:?} {}", logged());
+    drop(process);
     println!("{}: {} requests in {took:?}", gateway.folder, 121 + spare);
+    if gateway.heeds_rule {
+        deny_when_dead(gateway, &program, upstream, &folder);
+    }
     let _ = std::fs::remove_dir_all(&folder);
     None
+}
+
+/// With the daemon killed, a handle that says to deny is heeded too.
+fn deny_when_dead(gateway: &Gateway, program: &Path, upstream: SocketAddr, folder: &Path) {
+    let text = std::fs::read_to_string(format!("{ROOT}/examples/policies/media.toml")).unwrap();
+    let text = text.replace(
+        "bucket = \"60/min burst 120\" }",
+        "bucket = \"60/min burst 120\", when_unavailable = \"deny\" }",
+    );
+    let policy = folder.join("policy.toml");
+    std::fs::write(&policy, text).unwrap();
+    let mut daemon = daemon(policy.to_str().unwrap());
+    let front = front(gateway, program, &daemon, upstream);
+    daemon.process.0.kill().unwrap();
+    daemon.process.0.wait().unwrap();
+    let response = request(front.address, "t1").unwrap();
+    assert_eq!(response.status, 429, "{response:?} {}", logged(&front.folder));
+    assert_eq!(response.header("cache-control"), Some("no-store"), "{response:?}");
+    let _ = std::fs::remove_dir_all(&front.folder);
 }
 
 const NGINX: &[&str] =
@@ -266,6 +312,7 @@ const GATEWAYS: [Gateway; 5] = [
         arguments: NGINX,
         also: &["lua/tollkeeper.lua"],
         tells_allowed: true,
+        heeds_rule: true,
         when_dead: 200,
     },
     Gateway {
@@ -275,6 +322,7 @@ const GATEWAYS: [Gateway; 5] = [
         arguments: NGINX,
         also: &[],
         tells_allowed: true,
+        heeds_rule: false,
         when_dead: 200,
     },
     Gateway {
@@ -284,6 +332,7 @@ const GATEWAYS: [Gateway; 5] = [
         arguments: &["-f", "haproxy.cfg", "-db"],
         also: &["lua/tollkeeper.lua"],
         tells_allowed: true,
+        heeds_rule: true,
         when_dead: 200,
     },
     Gateway {
@@ -293,6 +342,7 @@ const GATEWAYS: [Gateway; 5] = [
         arguments: &["run", "--config", "Caddyfile", "--adapter", "caddyfile"],
         also: &[],
         tells_allowed: true,
+        heeds_rule: false,
         when_dead: 200,
     },
     // It denies what it cannot ask about, whatever the policy says.
@@ -303,6 +353,7 @@ const GATEWAYS: [Gateway; 5] = [
         arguments: &["--configFile=traefik.toml"],
         also: &[],
         tells_allowed: false,
+        heeds_rule: false,
         when_dead: 500,
     },
 ];

@@ -8,6 +8,11 @@ local client = tollkeeper.new {
   socket = function() return core.tcp() end,
 }
 
+-- Each thread learns the handle's rule before the daemon may be gone.
+core.register_task(function()
+  while not client:warm("media") do core.msleep(1000) end
+end)
+
 core.register_action("toll_check", { "http-req" }, function(txn, api)
   local answer = client:check(api, {
     method = txn.f:method(),

@@ -6,7 +6,8 @@
 --   -- answer.allowed, answer.status, answer.headers { {name, value}, ... }, answer.body, answer.content_type
 --
 -- `check` always answers. When the daemon cannot be asked, the answer is the handle's own rule (`when_unavailable`), with
--- `answer.failed` saying why; before a handle was ever prepared it is `fail_open`, true unless told otherwise.
+-- `answer.failed` saying why; before a handle was ever prepared it is `fail_open`, true unless told otherwise. So call
+-- `client:warm(api)` when a worker or thread starts: it prepares the handle, and returns whether it could.
 --
 -- Options: host, port, socket (a function that makes a socket), timeout in ms (50), idle in ms that a connection is kept
 -- (60000), connections kept (64), seconds (true where the socket's timeouts are in seconds, as HAProxy's are), fail_open.
@@ -219,6 +220,14 @@ function Client:ask(socket, api, values, cost)
     if closes then return nil, message, false end
   end
   return nil, "the policy changes too often", true
+end
+
+function Client:warm(api)
+  local socket, why = self:connect()
+  if not socket then return false, why end
+  local fine, handle, why = pcall(self.prepare, self, socket, api)
+  socket:close()
+  return fine and handle ~= nil, why or handle
 end
 
 function Client:check(api, values, cost)
