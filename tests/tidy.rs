@@ -146,8 +146,10 @@ const CRATES: &[(&str, &[&str])] = &[
     // Streams, as Raft takes and gives them.
     ("futures_util", &["src/cluster"]),
     ("hdrhistogram", &["src/cli", "src/cluster/counts.rs"]),
-    ("hyper", &["src/doors/admin"]),
-    ("hyper_util", &["src/doors/admin"]),
+    // Two doors speak HTTP: one for operators, which is a web service, one for checks, which is bare.
+    ("http_body_util", &["src/doors/http"]),
+    ("hyper", &["src/doors/admin", "src/doors/http"]),
+    ("hyper_util", &["src/doors/admin", "src/doors/http"]),
     ("indicatif", &["src/cli"]),
     ("jiff", &["src/policy/moment.rs"]),
     // The seam, and the models, which start its threads.

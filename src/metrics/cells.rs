@@ -89,17 +89,23 @@ pub enum Protocol {
     Binary,
     /// The admin door's HTTP.
     Admin,
+    /// Redis' protocol.
+    Resp,
+    /// The HTTP door.
+    Http,
 }
 
 impl Protocol {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::Binary, Self::Admin];
+    pub const ALL: [Self; 4] = [Self::Binary, Self::Admin, Self::Resp, Self::Http];
 
     /// The value of the metric's label.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Binary => "binary",
             Self::Admin => "admin",
+            Self::Resp => "resp",
+            Self::Http => "http",
         }
     }
 }

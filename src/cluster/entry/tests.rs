@@ -184,22 +184,39 @@ fn a_hot_key_is_one_record_however_often_it_is_asked_for() {
 fn the_bytes_of_format_1_stay() {
     let quota = Quota::bucket(5, Nanos::from_secs(1), 10).unwrap();
     let charge = Charge::new(Key::from_words([1, 2]), quota, 3, LimitId(4));
-    let group = Group { commands: vec![Command::Check { charges: 1, id: None }], charges: vec![charge] };
+    let group =
+        Group { commands: vec![Command::Check { charges: 1, id: None }], charges: vec![charge] };
     let tag = Tag { origin: 1, incarnation: 2, sequence: 3 };
     let tagged = Tagged { tag, policy: 5, refused: Vec::new(), body: encoded(&group) };
     let now = Now { time: Timestamp::from_nanos(6), utc: UtcTime::from_nanos(7) };
     let bytes = Record { now, what: What::Groups(vec![tagged]) }.encode();
     let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     let expected = concat!(
-        "01010100", "01000000", "0600000000000000", "0700000000000000", "0000000000000000",
+        "01010100",
+        "01000000",
+        "0600000000000000",
+        "0700000000000000",
+        "0000000000000000",
         // The group: tag, policy, bytes, refused.
-        "0100000000000000", "0200000000000000", "0300000000000000", "0500000000000000",
-        "46000000", "00000000",
+        "0100000000000000",
+        "0200000000000000",
+        "0300000000000000",
+        "0500000000000000",
+        "46000000",
+        "00000000",
         // One record, one term: a bucket of limit 4, 1 in 200 ms, 10 at most.
-        "01000000", "01000000",
-        "0100040000000000", "0100000000000000", "00c2eb0b00000000", "0a00000000000000",
+        "01000000",
+        "01000000",
+        "0100040000000000",
+        "0100000000000000",
+        "00c2eb0b00000000",
+        "0a00000000000000",
         // A check of one charge, once: key, cost, term.
-        "01010100", "0100000000000000", "0200000000000000", "0300000000000000", "0000",
+        "01010100",
+        "0100000000000000",
+        "0200000000000000",
+        "0300000000000000",
+        "0000",
     );
     assert_eq!(hex, expected);
 }

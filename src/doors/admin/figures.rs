@@ -104,6 +104,8 @@ fn of_protocol(instance: &Instance, vitals: &Vitals, protocol: Protocol) -> Prot
     let (connections, connections_max) = match protocol {
         Protocol::Binary => (instance.connections(), instance.connections.max),
         Protocol::Admin => (vitals.connections.load(Ordering::Relaxed), CONNECTIONS_MAX as u64),
+        Protocol::Resp => (instance.resp_connections.open(), instance.resp_connections.max),
+        Protocol::Http => (instance.http_connections.open(), instance.http_connections.max),
     };
     ProtocolFigures {
         protocol: protocol.name(),

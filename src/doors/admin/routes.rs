@@ -18,8 +18,9 @@ use tokio::time::timeout;
 
 use crate::doors::answer;
 use crate::doors::asked::{Asked, Bad, Placed};
+use crate::doors::checks;
 use crate::doors::report::ErrorReport;
-use crate::doors::{Batch, Desk, Failure, Instance, Intent, Loaded, NotKept, SharedDesk};
+use crate::doors::{Desk, Failure, Instance, Intent, Loaded, NotKept, SharedDesk};
 use crate::engine::group::Undecided;
 use crate::engine::table::{Pinned, Stamp};
 use crate::metrics::cells::Protocol;
@@ -174,13 +175,8 @@ async fn snapshot(State(admin): Shared, request: Request) -> Result<Response, Re
 async fn ask(admin: &Admin, request: Request, intent: Intent) -> Result<Response, Refused> {
     expects_json(request.headers())?;
     let body = read_body(request).await?;
-    let asked = Asked::parse(&body)?;
-    let mut batch = Batch::new(&admin.desk);
-    let loaded = Arc::clone(batch.loaded());
-    let placed = asked.place(&loaded.policy)?;
-    let index = batch.check(placed.handle, &placed.request(), intent);
-    batch.decide().await;
-    Ok(json_response(StatusCode::OK, &answer::report(&batch, index)?))
+    let report = checks::check(&admin.desk, &body, intent).await?;
+    Ok(json_response(StatusCode::OK, &report))
 }
 
 async fn explain_request(State(admin): Shared, request: Request) -> Result<Response, Refused> {
