@@ -54,6 +54,7 @@ pub(super) fn figures(instance: &Instance, vitals: &Vitals) -> Figures {
         uptime_seconds: vitals.uptime(instance.clock.now().time).get() as f64 / 1e9,
         wall_offset_seconds: vitals.wall_offset_nanos() as f64 / 1e9,
         snapshots: instance.snapshots.get().map(|_| of_snapshots(instance)),
+        cluster: instance.steering.get().map(|steering| steering.figures()),
         process: Process::observe(),
     }
 }

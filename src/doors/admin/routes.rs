@@ -48,7 +48,7 @@ pub(super) struct Admin {
     vitals: Arc<Vitals>,
     /// The door's one desk: each has cells of its own, which are never given back.
     desk: Arc<SharedDesk>,
-    access: Access,
+    pub(super) access: Access,
 }
 
 type Shared = State<Arc<Admin>>;
@@ -337,13 +337,18 @@ pub(super) fn expects_json(headers: &HeaderMap) -> Result<(), Refused> {
 
 /// Reads a body that keeps to its length and time. One that says it is too long is not read.
 pub(super) async fn read_body(request: Request) -> Result<Bytes, Refused> {
+    read_body_of(request, BODY_BYTES_MAX).await
+}
+
+/// As [`read_body`], of at most so many bytes; the path's own layer has the same maximum.
+pub(super) async fn read_body_of(request: Request, max: usize) -> Result<Bytes, Refused> {
     let too_large = |found: &str| {
-        let message = format!("the body has {found} bytes, allowed are {BODY_BYTES_MAX}");
+        let message = format!("the body has {found} bytes, allowed are {max}");
         Refused::new(StatusCode::PAYLOAD_TOO_LARGE, "TOO_LARGE", message)
     };
     let length = request.headers().get(header::CONTENT_LENGTH);
     let length = length.and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    if let Some(length) = length.filter(|length| *length > BODY_BYTES_MAX as u64) {
+    if let Some(length) = length.filter(|length| *length > max as u64) {
         return Err(too_large(&length.to_string()));
     }
     match timeout(BODY_TIME_MAX, Bytes::from_request(request, &())).await {
