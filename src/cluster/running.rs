@@ -2,16 +2,16 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};
-use openraft::{Instant, ChangeMembers, Config, Raft, ServerState, SnapshotPolicy};
+use openraft::{ChangeMembers, Instant, Config, Raft, ServerState, SnapshotPolicy};
 
-use super::batcher::{Batcher, Inbox, Links};
+use super::batcher::{Batcher, Inbox, Links, is_answered};
 use super::counts::Counts;
 use super::host::{Disk, Host, Readings};
 use super::log_store::LogStore;
@@ -94,8 +94,7 @@ pub struct Running<S: Disk> {
     host: Arc<dyn Host>,
     readings: Arc<dyn Readings>,
     standing: Arc<Mutex<BTreeMap<NodeId, Standing>>>,
-    /// When a leader was last heard of, by the raw clock.
-    heard_at: Arc<AtomicU64>,
+    inbox: Arc<Inbox>,
 }
 
 /// How a node stands, by its own word.
@@ -167,7 +166,6 @@ struct Desk {
     host: Arc<dyn Host>,
     readings: Arc<dyn Readings>,
     connections: Arc<Mutex<HashMap<NodeId, u64>>>,
-    heard_at: Arc<AtomicU64>,
 }
 
 impl Desk {
@@ -248,7 +246,7 @@ impl peer::Inbox for Desk {
     }
 
     fn heard(&self) {
-        self.heard_at.store(self.readings.read().raw, Ordering::Relaxed);
+        self.inbox.note_heard(self.readings.read().raw);
     }
 
     fn joined(&self, _cluster: [u8; 16], _from: NodeId) -> io::Result<()> {
@@ -269,6 +267,10 @@ impl Links for PeerLinks {
         drop(connections);
         let peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
         peers.as_ref().is_some_and(|peers| peers.send(to, connection, frame).is_ok())
+    }
+
+    fn is_up(&self, to: NodeId) -> bool {
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&to)
     }
 }
 
@@ -291,7 +293,6 @@ impl<S: Disk> Running<S> {
         );
         let inbox: Arc<Inbox> = Arc::default();
         let connections: Arc<Mutex<HashMap<NodeId, u64>>> = Arc::default();
-        let heard_at: Arc<AtomicU64> = Arc::default();
         let desk = Desk {
             inbox: Arc::clone(&inbox),
             origin: Arc::clone(&origin),
@@ -299,7 +300,6 @@ impl<S: Disk> Running<S> {
             host: Arc::clone(&host),
             readings: Arc::clone(&readings),
             connections: Arc::clone(&connections),
-            heard_at: Arc::clone(&heard_at),
         };
         let snapshots = Arc::new(HomeSnapshots(home));
         let listener = net.listen(&listen).await?;
@@ -317,7 +317,7 @@ impl<S: Disk> Running<S> {
             host: Arc::clone(&host),
             readings: Arc::clone(&readings),
             standing: Arc::default(),
-            heard_at,
+            inbox: Arc::clone(&inbox),
         });
         let served = raft.clone();
         tokio::spawn(async move { peers.serve(listener, served).await });
@@ -416,11 +416,9 @@ impl<S: Disk> Running<S> {
     pub fn is_in_contact(&self) -> bool {
         const MAX: Duration = Duration::from_millis(ELECTION_MILLIS.0);
         if let Ok(leader) = self.raft.as_leader() {
-            return leader.last_quorum_acked().is_some_and(|acked| acked.elapsed() < MAX);
+            return is_answered(&self.raft, leader.last_quorum_acked().map(|acked| acked.elapsed()), MAX);
         }
-        let heard_at = self.heard_at.load(Ordering::Relaxed);
-        let age = self.readings.read().raw.saturating_sub(heard_at);
-        heard_at > 0 && u128::from(age) < MAX.as_nanos()
+        self.inbox.has_heard(self.readings.read().raw, MAX)
     }
 
     /// How this node stands.
