@@ -49,6 +49,9 @@ const ASK_EVERY: Duration = Duration::from_secs(1);
 /// be before one is taken.
 const SNAPSHOT_ENTRIES: u64 = 100_000;
 
+/// How often new members are looked for, to which there is to be a link.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
 /// Every so many rounds of asking the tables are hashed and compared, where they are small.
 const CHECKSUM_ROUNDS: u64 = 30;
 
@@ -95,6 +98,7 @@ pub struct Running<S: Disk> {
     readings: Arc<dyn Readings>,
     standing: Arc<Mutex<BTreeMap<NodeId, Standing>>>,
     inbox: Arc<Inbox>,
+    links: Arc<PeerLinks>,
 }
 
 /// How a node stands, by its own word.
@@ -318,6 +322,7 @@ impl<S: Disk> Running<S> {
             readings: Arc::clone(&readings),
             standing: Arc::default(),
             inbox: Arc::clone(&inbox),
+            links: Arc::clone(&links),
         });
         let served = raft.clone();
         tokio::spawn(async move { peers.serve(listener, served).await });
@@ -371,6 +376,18 @@ impl<S: Disk> Running<S> {
         changed.map(drop).map_err(|error| self.refused(error))
     }
 
+    /// Sees to a link to each other member: whichever leads next, requests can go there at once.
+    fn know_members(&self) {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        for (node, member) in metrics.membership_config.membership().nodes() {
+            if *node != metrics.id {
+                // The transport has said so in the log, and tries again.
+                let _ = self.peers.know(*node, member);
+            }
+        }
+    }
+
     fn refused(&self, error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> String {
         match error {
             RaftError::APIError(ClientWriteError::ForwardToLeader(to)) => match to.leader_id {
@@ -412,13 +429,35 @@ impl<S: Disk> Running<S> {
         self.raft.trigger().snapshot().await.map_err(|error| error.to_string())
     }
 
-    /// Whether this node has heard of a leader with a majority less than an election timeout ago.
+    /// Whether this node has heard of a leader with a majority less than an election timeout ago,
+    /// and has applied what it knows of.
     pub fn is_in_contact(&self) -> bool {
         const MAX: Duration = Duration::from_millis(ELECTION_MILLIS.0);
+        let applied = self.origin.applied();
         if let Ok(leader) = self.raft.as_leader() {
-            return is_answered(&self.raft, leader.last_quorum_acked().map(|acked| acked.elapsed()), MAX);
+            let acked = leader.last_quorum_acked().map(|acked| acked.elapsed());
+            return applied.leader() == Some(leader.to_committed_leader_id())
+                && is_answered(&self.raft, acked, MAX);
         }
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        // A node that only catches up has a table of long ago.
+        let index = applied.log_id.map_or(0, |log_id| log_id.index);
+        let behind = metrics.last_log_index.unwrap_or_default().saturating_sub(index);
+        if applied.leader().is_none_or(|leader| leader.term != metrics.current_term)
+            || behind > APPEND_ENTRIES_MAX
+        {
+            return false;
+        }
+        drop(metrics);
         self.inbox.has_heard(self.readings.read().raw, MAX)
+    }
+
+    /// Whether what is asked here can be decided: this node leads, or its link to the leader is up.
+    pub fn can_decide(&self) -> bool {
+        let node = self.origin.node();
+        let reaches = |leader: NodeId| leader == node || self.links.is_up(leader);
+        self.is_in_contact() && self.leader().is_some_and(reaches)
     }
 
     /// How this node stands.
@@ -497,10 +536,15 @@ fn config() -> Result<Config, openraft::ConfigError> {
 
 /// Asks the other nodes for their clocks and how far they are, and compares tables.
 async fn ask_around<S: Disk>(running: Weak<Running<S>>) {
-    let mut rounds = 0_u64;
+    let (mut rounds, mut asked) = (0_u64, tokio::time::Instant::now());
     loop {
-        tokio::time::sleep(ASK_EVERY).await;
+        tokio::time::sleep(LOOK_EVERY).await;
         let Some(running) = running.upgrade() else { return };
+        running.know_members();
+        if asked.elapsed() < ASK_EVERY {
+            continue;
+        }
+        asked = tokio::time::Instant::now();
         let metrics = running.raft.metrics().borrow_watched().clone();
         let membership = metrics.membership_config.membership();
         let voters: Vec<NodeId> = membership.voter_ids().collect();
