@@ -107,7 +107,8 @@ impl ClusterCommand {
                     .map(|(node, peer)| (node.to_string(), Value::String(peer)))
                     .collect();
                 ask.post("/v1/cluster/init", &json!({ "members": members }), |answer| {
-                    format!("cluster {} has begun, id {}", answer["cluster"], answer["id"])
+                    let text = |field: &str| answer[field].as_str().unwrap_or_default().to_owned();
+                    format!("cluster {} has begun, id {}", text("cluster"), text("id"))
                 })
             }
             Action::Status(Ask { node, .. }) => status(&node),

@@ -5,15 +5,15 @@
 //! next one. So entries grow with load by themselves.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use openraft::Raft;
 use openraft::errors::ClientWriteError;
 use openraft::impls::ProgressResponder;
 use openraft::storage::RaftStateMachine;
+use openraft::{Instant, Raft};
 
 use crate::clock::Stamper;
 use crate::engine::decision::Refusal;
@@ -24,7 +24,7 @@ use super::entry::{
     COMMANDS_PER_ENTRY, ENTRY_BYTES_MAX, GROUPS_MAX, Record, Tag, Tagged, What, decode_group,
 };
 use super::host::{Host, Readings};
-use super::origin::{Asked, Origin};
+use super::origin::{Asked, LEADERLESS_NANOS, Origin};
 use super::types::{Entry, LeaderId, NodeId, TypeConfig};
 
 /// Entries that a leader has proposed and not applied. With two the disk and the network always
@@ -41,6 +41,10 @@ const FRAME_BYTES_MAX: usize = 900 << 10;
 /// How often things are looked at that nobody tells of.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
+/// For how long a leader hands nothing more to Raft once no majority answers, and a node nothing
+/// more to a leader of whom it does not hear: what is not handed over was surely not charged.
+const OUT_OF_CONTACT: Duration = Duration::from_nanos(LEADERLESS_NANOS);
+
 /// How long a leader waits that may not propose at the moment.
 const RETRY_AFTER: Duration = Duration::from_millis(5);
 
@@ -48,6 +52,9 @@ const RETRY_AFTER: Duration = Duration::from_millis(5);
 pub trait Links: Send + Sync + 'static {
     /// Sends a frame, or says that it cannot now: the link is down, or too much is on its way.
     fn send(&self, to: NodeId, frame: Bytes) -> bool;
+
+    /// Whether the link is up.
+    fn is_up(&self, to: NodeId) -> bool;
 }
 
 /// What one node is for the batcher at a moment.
@@ -55,11 +62,11 @@ pub trait Links: Send + Sync + 'static {
 enum Role {
     /// The leader of this term, which has applied an entry of it, so all earlier ones.
     Leading(LeaderId),
-    /// A leader that has yet to.
+    /// A leader that has yet to, or that no majority answers.
     Beginning,
     /// A node that knows the leader of this term.
     Following(NodeId, u64),
-    /// A node that knows of none.
+    /// A node that knows of none, or does not hear of it.
     Alone,
 }
 
@@ -107,6 +114,7 @@ pub struct Inbox {
     frames: Mutex<VecDeque<HandedOver>>,
     bytes: AtomicUsize,
     relinked: AtomicBool,
+    heard_at: AtomicU64,
 }
 
 impl Inbox {
@@ -125,6 +133,17 @@ impl Inbox {
     /// A link to another node is new: what came of frames on the one before is not known.
     pub fn note_relinked(&self) {
         self.relinked.store(true, Ordering::Release);
+    }
+
+    /// A leader was heard of, at this moment of the raw clock.
+    pub fn note_heard(&self, raw: u64) {
+        self.heard_at.store(raw, Ordering::Relaxed);
+    }
+
+    /// Whether a leader was heard of less than `span` before this moment of the raw clock.
+    pub fn has_heard(&self, raw: u64, span: Duration) -> bool {
+        let heard_at = self.heard_at.load(Ordering::Relaxed);
+        heard_at > 0 && u128::from(raw.saturating_sub(heard_at)) < span.as_nanos()
     }
 
     /// Whether a frame has room.
@@ -272,18 +291,27 @@ impl<SM: RaftStateMachine<TypeConfig>> Batcher<SM> {
 
     fn role(&self) -> Role {
         if let Ok(leader) = self.raft.as_leader() {
+            let is_heard = is_answered(
+                &self.raft,
+                leader.last_quorum_acked().map(|acked| acked.elapsed()),
+                OUT_OF_CONTACT,
+            );
             let leader = leader.to_committed_leader_id();
-            let ready = self.origin.applied().leader() == Some(leader);
+            let ready = is_heard && self.origin.applied().leader() == Some(leader);
             return if ready { Role::Leading(leader) } else { Role::Beginning };
         }
         let metrics = self.raft.metrics();
         let metrics = openraft::async_runtime::watch::WatchReceiver::borrow_watched(&metrics);
         match metrics.current_leader {
-            Some(leader) if leader != self.origin.node() => {
+            Some(leader) if leader != self.origin.node() && self.hears(leader) => {
                 Role::Following(leader, metrics.current_term)
             }
             _ => Role::Alone,
         }
+    }
+
+    fn hears(&self, leader: NodeId) -> bool {
+        self.inbox.has_heard(self.readings.read().raw, OUT_OF_CONTACT) && self.links.is_up(leader)
     }
 
     /// The first entry of a leader: its clock begins, with wall time as a majority has it.
@@ -424,6 +452,16 @@ impl<SM: RaftStateMachine<TypeConfig>> Batcher<SM> {
             });
         }
     }
+}
+
+/// Whether a majority answered this leader less than `span` ago. A leader that is the only voter is
+/// its own majority, and no answer tells it so.
+pub(super) fn is_answered<SM: RaftStateMachine<TypeConfig>>(
+    raft: &Raft<TypeConfig, SM>,
+    acked_before: Option<Duration>,
+    span: Duration,
+) -> bool {
+    acked_before.is_some_and(|before| before < span) || raft.voter_ids().count() == 1
 }
 
 impl Record {

@@ -208,7 +208,9 @@ impl Origin {
     }
 
     /// The next request to be handed to the leader of `term`, if `fits` likes its size. Those that
-    /// are too late are answered so.
+    /// are too late are answered so. There is none while it is not known what became of those that
+    /// were handed over for earlier terms: they may have to go first, and a leader takes a node's
+    /// requests in the order of their sequences only.
     pub(super) fn hand_over(
         &self,
         term: u64,
@@ -217,6 +219,9 @@ impl Origin {
         let now = self.readings.read().raw;
         let mut state = self.lock();
         let state = &mut *state;
+        if state.owes(term) {
+            return None;
+        }
         while let Some(&sequence) = state.fresh.front() {
             let Some(waiting) = state.waiting.get_mut(&sequence) else {
                 state.fresh.pop_front();
@@ -362,6 +367,14 @@ impl State {
         if let Some(waiting) = self.remove(sequence) {
             waiting.reply.refuse(why);
         }
+    }
+
+    /// Whether something that was handed over for a term before this one may be to be handed over
+    /// again.
+    fn owes(&self, term: u64) -> bool {
+        let is_decided = self.applied.leader().is_some_and(|leader| leader.term >= term);
+        let is_earlier = |(of, _): (u64, u64)| of < term;
+        !is_decided && self.waiting.values().any(|it| it.handed_over.is_some_and(is_earlier))
     }
 
     /// Has everything handed over anew that was handed over for a term that `lost` says.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};
 use openraft::{ChangeMembers, Config, Instant, Raft, ServerState, SnapshotPolicy};
 
-use super::batcher::{Batcher, Inbox, Links};
+use super::batcher::{Batcher, Inbox, Links, is_answered};
 use super::counts::Counts;
 use super::host::{Disk, Host, Readings};
 use super::log_store::LogStore;
@@ -48,6 +48,9 @@ const ASK_EVERY: Duration = Duration::from_secs(1);
 /// How often a leader's entries or bytes are looked at for a snapshot, and how many there are to
 /// be before one is taken.
 const SNAPSHOT_ENTRIES: u64 = 100_000;
+
+/// How often new members are looked for, to which there is to be a link.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Every so many rounds of asking the tables are hashed and compared, where they are small.
 const CHECKSUM_ROUNDS: u64 = 30;
@@ -94,8 +97,8 @@ pub struct Running<S: Disk> {
     host: Arc<dyn Host>,
     readings: Arc<dyn Readings>,
     standing: Arc<Mutex<BTreeMap<NodeId, Standing>>>,
-    /// When a leader was last heard of, by the raw clock.
-    heard_at: Arc<AtomicU64>,
+    inbox: Arc<Inbox>,
+    links: Arc<PeerLinks>,
 }
 
 /// How a node stands, by its own word.
@@ -167,7 +170,6 @@ struct Desk {
     host: Arc<dyn Host>,
     readings: Arc<dyn Readings>,
     connections: Arc<Mutex<HashMap<NodeId, u64>>>,
-    heard_at: Arc<AtomicU64>,
 }
 
 impl Desk {
@@ -248,7 +250,7 @@ impl peer::Inbox for Desk {
     }
 
     fn heard(&self) {
-        self.heard_at.store(self.readings.read().raw, Ordering::Relaxed);
+        self.inbox.note_heard(self.readings.read().raw);
     }
 
     fn joined(&self, _cluster: [u8; 16], _from: NodeId) -> io::Result<()> {
@@ -269,6 +271,10 @@ impl Links for PeerLinks {
         drop(connections);
         let peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
         peers.as_ref().is_some_and(|peers| peers.send(to, connection, frame).is_ok())
+    }
+
+    fn is_up(&self, to: NodeId) -> bool {
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&to)
     }
 }
 
@@ -291,7 +297,6 @@ impl<S: Disk> Running<S> {
         );
         let inbox: Arc<Inbox> = Arc::default();
         let connections: Arc<Mutex<HashMap<NodeId, u64>>> = Arc::default();
-        let heard_at: Arc<AtomicU64> = Arc::default();
         let desk = Desk {
             inbox: Arc::clone(&inbox),
             origin: Arc::clone(&origin),
@@ -299,7 +304,6 @@ impl<S: Disk> Running<S> {
             host: Arc::clone(&host),
             readings: Arc::clone(&readings),
             connections: Arc::clone(&connections),
-            heard_at: Arc::clone(&heard_at),
         };
         let snapshots = Arc::new(HomeSnapshots(home));
         let listener = net.listen(&listen).await?;
@@ -318,7 +322,8 @@ impl<S: Disk> Running<S> {
             host: Arc::clone(&host),
             readings: Arc::clone(&readings),
             standing: Arc::default(),
-            heard_at,
+            inbox: Arc::clone(&inbox),
+            links: Arc::clone(&links),
         });
         let served = raft.clone();
         tokio::spawn(async move { peers.serve(listener, served).await });
@@ -372,6 +377,18 @@ impl<S: Disk> Running<S> {
         changed.map(drop).map_err(|error| self.refused(error))
     }
 
+    /// Sees to a link to each other member: whichever leads next, requests can go there at once.
+    fn know_members(&self) {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        for (node, member) in metrics.membership_config.membership().nodes() {
+            if *node != metrics.id {
+                // The transport has said so in the log, and tries again.
+                let _ = self.peers.know(*node, member);
+            }
+        }
+    }
+
     fn refused(&self, error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> String {
         match error {
             RaftError::APIError(ClientWriteError::ForwardToLeader(to)) => match to.leader_id {
@@ -415,15 +432,35 @@ impl<S: Disk> Running<S> {
         self.raft.trigger().snapshot().await.map_err(|error| error.to_string())
     }
 
-    /// Whether this node has heard of a leader with a majority less than an election timeout ago.
+    /// Whether this node has heard of a leader with a majority less than an election timeout ago,
+    /// and has applied what it knows of.
     pub fn is_in_contact(&self) -> bool {
         const MAX: Duration = Duration::from_millis(ELECTION_MILLIS.0);
+        let applied = self.origin.applied();
         if let Ok(leader) = self.raft.as_leader() {
-            return leader.last_quorum_acked().is_some_and(|acked| acked.elapsed() < MAX);
+            let acked = leader.last_quorum_acked().map(|acked| acked.elapsed());
+            return applied.leader() == Some(leader.to_committed_leader_id())
+                && is_answered(&self.raft, acked, MAX);
         }
-        let heard_at = self.heard_at.load(Ordering::Relaxed);
-        let age = self.readings.read().raw.saturating_sub(heard_at);
-        heard_at > 0 && u128::from(age) < MAX.as_nanos()
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        // A node that only catches up has a table of long ago.
+        let index = applied.log_id.map_or(0, |log_id| log_id.index);
+        let behind = metrics.last_log_index.unwrap_or_default().saturating_sub(index);
+        if applied.leader().is_none_or(|leader| leader.term != metrics.current_term)
+            || behind > APPEND_ENTRIES_MAX
+        {
+            return false;
+        }
+        drop(metrics);
+        self.inbox.has_heard(self.readings.read().raw, MAX)
+    }
+
+    /// Whether what is asked here can be decided: this node leads, or its link to the leader is up.
+    pub fn can_decide(&self) -> bool {
+        let node = self.origin.node();
+        let reaches = |leader: NodeId| leader == node || self.links.is_up(leader);
+        self.is_in_contact() && self.leader().is_some_and(reaches)
     }
 
     /// How this node stands.
@@ -502,10 +539,15 @@ fn config() -> Result<Config, openraft::ConfigError> {
 
 /// Asks the other nodes for their clocks and how far they are, and compares tables.
 async fn ask_around<S: Disk>(running: Weak<Running<S>>) {
-    let mut rounds = 0_u64;
+    let (mut rounds, mut asked) = (0_u64, tokio::time::Instant::now());
     loop {
-        tokio::time::sleep(ASK_EVERY).await;
+        tokio::time::sleep(LOOK_EVERY).await;
         let Some(running) = running.upgrade() else { return };
+        running.know_members();
+        if asked.elapsed() < ASK_EVERY {
+            continue;
+        }
+        asked = tokio::time::Instant::now();
         let metrics = running.raft.metrics().borrow_watched().clone();
         let membership = metrics.membership_config.membership();
         let voters: Vec<NodeId> = membership.voter_ids().collect();

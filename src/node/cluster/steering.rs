@@ -119,8 +119,8 @@ impl doors::Steering for Steering {
     }
 
     fn readiness(&self) -> Result<String, String> {
-        if !self.node.is_in_contact() {
-            return Err("no leader with a majority was heard of".to_owned());
+        if !self.node.can_decide() {
+            return Err("no leader with a majority is in reach".to_owned());
         }
         if !self.host.is_seeded() {
             return Err("the log has brought no policy yet".to_owned());
