@@ -10,10 +10,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use openraft::Raft;
 use openraft::errors::ClientWriteError;
 use openraft::impls::ProgressResponder;
 use openraft::storage::RaftStateMachine;
-use openraft::{Instant, Raft};
 
 use crate::clock::Stamper;
 use crate::engine::decision::Refusal;
@@ -25,7 +25,7 @@ use super::entry::{
 };
 use super::host::{Host, Readings};
 use super::origin::{Asked, LEADERLESS_NANOS, Origin};
-use super::types::{Entry, LeaderId, NodeId, TypeConfig};
+use super::types::{Entry, LeaderId, NodeId, TypeConfig, acked_ago};
 
 /// Entries that a leader has proposed and not applied. With two the disk and the network always
 /// have work; more would make entries smaller, and each costs much by itself.
@@ -291,11 +291,7 @@ impl<SM: RaftStateMachine<TypeConfig>> Batcher<SM> {
 
     fn role(&self) -> Role {
         if let Ok(leader) = self.raft.as_leader() {
-            let is_heard = is_answered(
-                &self.raft,
-                leader.last_quorum_acked().map(|acked| acked.elapsed()),
-                OUT_OF_CONTACT,
-            );
+            let is_heard = is_answered(&self.raft, acked_ago(&leader), OUT_OF_CONTACT);
             let leader = leader.to_committed_leader_id();
             let ready = is_heard && self.origin.applied().leader() == Some(leader);
             return if ready { Role::Leading(leader) } else { Role::Beginning };

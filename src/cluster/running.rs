@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};
-use openraft::{ChangeMembers, Config, Instant, Raft, ServerState, SnapshotPolicy};
+use openraft::{ChangeMembers, Config, Raft, ServerState, SnapshotPolicy};
 
 use super::batcher::{Batcher, Inbox, Links, is_answered};
 use super::counts::Counts;
@@ -19,7 +19,7 @@ use super::machine::{Machine, SharedHome};
 use super::origin::Origin;
 use super::peer::{self, BoxFuture, Local, Net, Peers, Way};
 use super::snapshots::HomeSnapshots;
-use super::types::{Member, NodeId, TypeConfig};
+use super::types::{Member, NodeId, TypeConfig, acked_ago};
 
 /// How often a leader is heard of, in milliseconds.
 const HEARTBEAT_MILLIS: u64 = 50;
@@ -438,7 +438,7 @@ impl<S: Disk> Running<S> {
         const MAX: Duration = Duration::from_millis(ELECTION_MILLIS.0);
         let applied = self.origin.applied();
         if let Ok(leader) = self.raft.as_leader() {
-            let acked = leader.last_quorum_acked().map(|acked| acked.elapsed());
+            let acked = acked_ago(&leader);
             return applied.leader() == Some(leader.to_committed_leader_id())
                 && is_answered(&self.raft, acked, MAX);
         }
@@ -539,15 +539,16 @@ fn config() -> Result<Config, openraft::ConfigError> {
 
 /// Asks the other nodes for their clocks and how far they are, and compares tables.
 async fn ask_around<S: Disk>(running: Weak<Running<S>>) {
-    let (mut rounds, mut asked) = (0_u64, tokio::time::Instant::now());
+    let looks_between = (ASK_EVERY.as_millis() / LOOK_EVERY.as_millis()).max(1) as u64;
+    let (mut rounds, mut looks) = (0_u64, 0_u64);
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
         let Some(running) = running.upgrade() else { return };
         running.know_members();
-        if asked.elapsed() < ASK_EVERY {
+        looks += 1;
+        if !looks.is_multiple_of(looks_between) {
             continue;
         }
-        asked = tokio::time::Instant::now();
         let metrics = running.raft.metrics().borrow_watched().clone();
         let membership = metrics.membership_config.membership();
         let voters: Vec<NodeId> = membership.voter_ids().collect();

@@ -1,3 +1,5 @@
+//! Entries and groups come back as they were written, and what is none is refused.
+
 use bytes::{Bytes, BytesMut};
 use proptest::prelude::*;
 

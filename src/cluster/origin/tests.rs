@@ -1,3 +1,5 @@
+//! What waits is handed over once for each term, and every wait ends.
+
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::clock::Reading;
