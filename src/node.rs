@@ -22,7 +22,7 @@ use crate::disk::{Directory, DiskError, Home, Identity};
 use crate::doors::{Instance, Loaded, admin, binary, http, resp};
 use crate::engine::key::Seed;
 use crate::engine::table::{SweepCursor, Table};
-use crate::engine::time::{Now, Timestamp, UtcTime};
+use crate::engine::time::Timestamp;
 use crate::policy::{self, Policy, Source};
 
 pub use crate::disk::Restore;
@@ -435,15 +435,11 @@ async fn upkeep(instance: Arc<Instance>, vitals: Arc<admin::Vitals>) {
 }
 
 fn sweep(instance: &Instance, cursor: &mut SweepCursor) {
-    let now = instance.clock.now();
-    let lagging = Now {
-        time: Timestamp::from_nanos(now.time.as_nanos().saturating_sub(SWEEP_LAG_NANOS)),
-        utc: UtcTime::from_nanos(now.utc.as_nanos().saturating_sub(SWEEP_LAG_NANOS)),
-    };
+    let passed = instance.clock.passed(SWEEP_LAG_NANOS);
     let mut slots = 0;
     // A step stays within one shard; small shards take several.
     for _ in 0..64 {
-        slots += instance.table.load().sweep(cursor, lagging, SWEEP_SLOTS - slots).slots;
+        slots += instance.table.load().sweep(cursor, passed, SWEEP_SLOTS - slots).slots;
         if slots >= SWEEP_SLOTS {
             break;
         }

@@ -289,14 +289,11 @@ impl Pinned<'_> {
                 }
                 State::Moving(_) => path.follow(slot),
                 State::Live(_) => {
-                    let Some(mut hold) = self.hold_present(charge.key) else { break };
+                    let Some(hold) = self.hold_present(charge.key) else { break };
                     let now = stamp.renew();
-                    let side = self.side();
-                    self.preserve(&mut hold, charge.key, side);
-                    let read = within_window(charge, now).map(|()| {
-                        self.settle(&mut hold, charge, now);
-                        self.fill(&hold, &charge.quota, cost, now)
-                    });
+                    // Nothing is changed: replicas that are asked differently stay equal.
+                    let read = within_window(charge, now)
+                        .map(|()| self.settled_fill(&hold, charge, cost, now));
                     self.end_hold(&hold, charge.key);
                     return read;
                 }
