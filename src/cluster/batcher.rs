@@ -10,10 +10,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use openraft::{Instant, Raft};
 use openraft::errors::ClientWriteError;
 use openraft::impls::ProgressResponder;
 use openraft::storage::RaftStateMachine;
+use openraft::{Instant, Raft};
 
 use crate::clock::Stamper;
 use crate::engine::decision::Refusal;
@@ -262,8 +262,12 @@ impl<SM: RaftStateMachine<TypeConfig>> Batcher<SM> {
             tokio::select! {
                 () = self.origin.news.notified() => {}
                 _ = looks.tick() => {
-                    let known = !matches!(self.role(), Role::Alone | Role::Beginning);
-                    self.origin.expire(known);
+                    let takes = match self.role() {
+                        Role::Leading(_) => true,
+                        Role::Following(_, term) => !self.origin.owes(term),
+                        Role::Beginning | Role::Alone => false,
+                    };
+                    self.origin.expire(takes);
                 }
             }
             match self.role() {
@@ -291,7 +295,11 @@ impl<SM: RaftStateMachine<TypeConfig>> Batcher<SM> {
 
     fn role(&self) -> Role {
         if let Ok(leader) = self.raft.as_leader() {
-            let is_heard = is_answered(&self.raft, leader.last_quorum_acked().map(|acked| acked.elapsed()), OUT_OF_CONTACT);
+            let is_heard = is_answered(
+                &self.raft,
+                leader.last_quorum_acked().map(|acked| acked.elapsed()),
+                OUT_OF_CONTACT,
+            );
             let leader = leader.to_committed_leader_id();
             let ready = is_heard && self.origin.applied().leader() == Some(leader);
             return if ready { Role::Leading(leader) } else { Role::Beginning };

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};
-use openraft::{ChangeMembers, Instant, Config, Raft, ServerState, SnapshotPolicy};
+use openraft::{ChangeMembers, Config, Instant, Raft, ServerState, SnapshotPolicy};
 
 use super::batcher::{Batcher, Inbox, Links, is_answered};
 use super::counts::Counts;
@@ -310,7 +310,8 @@ impl<S: Disk> Running<S> {
         let peers = Peers::new(Arc::clone(&net), local, snapshots, Arc::new(desk));
         let links = Arc::new(PeerLinks { peers: Mutex::new(Some(peers.clone())), connections });
         let config = Arc::new(config().map_err(io::Error::other)?);
-        let raft = Raft::new(node, config, peers.networks(), LogStore::new(Arc::new(log)), machine).await;
+        let raft =
+            Raft::new(node, config, peers.networks(), LogStore::new(Arc::new(log)), machine).await;
         let raft = raft.map_err(io::Error::other)?;
         let running = Arc::new(Self {
             raft: raft.clone(),
@@ -411,13 +412,15 @@ impl<S: Disk> Running<S> {
                 None => "there is no leader at the moment".to_owned(),
             });
         }
-        let caught_up = metrics.replication.iter().flatten().filter(|(node, _)| **node != metrics.id);
+        let caught_up =
+            metrics.replication.iter().flatten().filter(|(node, _)| **node != metrics.id);
         let best = caught_up.max_by_key(|(_, matched)| matched.as_ref().map(|log_id| log_id.index));
         let to = to.or(best.map(|(node, _)| *node));
         let to = to.ok_or("there is no other node")?;
         self.raft.trigger().transfer_leader(to).await.map_err(|error| error.to_string())?;
         let wait = self.raft.wait(Some(Duration::from_millis(3 * ELECTION_MILLIS.1)));
-        let gone = wait.metrics(|metrics| metrics.current_leader != Some(metrics.id), "handed over");
+        let gone =
+            wait.metrics(|metrics| metrics.current_leader != Some(metrics.id), "handed over");
         gone.await.map(drop).map_err(|error| error.to_string())
     }
 
@@ -480,9 +483,9 @@ impl<S: Disk> Running<S> {
         let metrics = self.raft.metrics().borrow_watched().clone();
         let membership = metrics.membership_config.membership();
         let voters: Vec<NodeId> = membership.voter_ids().collect();
-        let members = membership.nodes().map(|(node, member)| {
-            (*node, member.peer.clone(), voters.contains(node))
-        });
+        let members = membership
+            .nodes()
+            .map(|(node, member)| (*node, member.peer.clone(), voters.contains(node)));
         let index = |log_id: Option<super::types::LogId>| log_id.map(|log_id| log_id.index);
         View {
             node: metrics.id,

@@ -92,7 +92,12 @@ impl Wires {
         }
     }
 
-    async fn carry(&self, mut near: TcpStream, to: usize, address: SocketAddr) -> std::io::Result<()> {
+    async fn carry(
+        &self,
+        mut near: TcpStream,
+        to: usize,
+        address: SocketAddr,
+    ) -> std::io::Result<()> {
         let mut greeting = [0; GREETING];
         near.read_exact(&mut greeting).await?;
         let dialler = u64::from_le_bytes(greeting[DIALLER].try_into().unwrap());
@@ -299,7 +304,8 @@ struct Random(u64);
 
 impl Random {
     fn below(&mut self, end: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % end
     }
 
@@ -363,7 +369,13 @@ async fn ask_on(
 fn spread(name: &str, mut millis: Vec<u64>) -> String {
     millis.sort_unstable();
     let at = |part: usize| millis.get((millis.len() * part / 100).min(millis.len().max(1) - 1));
-    format!("{name}: n {} · p50 {:?} ms · p90 {:?} ms · max {:?} ms", millis.len(), at(50), at(90), millis.last())
+    format!(
+        "{name}: n {} · p50 {:?} ms · p90 {:?} ms · max {:?} ms",
+        millis.len(),
+        at(50),
+        at(90),
+        millis.last()
+    )
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -379,7 +391,8 @@ enum Fault {
 #[allow(clippy::print_stdout, reason = "its figures are what it is run for")]
 fn faults_neither_admit_more_nor_lose_a_charge() {
     let dose: usize = std::env::var("TOLLKEEPER_CHAOS").map_or(2, |dose| dose.parse().unwrap());
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.unwrap();
     let mut fleet = Fleet::plan("chaos", &policy(), NODES);
     let wires = Arc::new(Wires(Default::default()));
@@ -396,14 +409,14 @@ fn faults_neither_admit_more_nor_lose_a_charge() {
     let asking: Vec<_> = (0..CLIENTS)
         .map(|number| {
             let node = number % NODES;
-            let (path, told) = if number / NODES % 2 == 0 { ("/hot", &hot) } else { ("/tri", &tri) };
+            let (path, told) =
+                if number / NODES % 2 == 0 { ("/hot", &hot) } else { ("/tri", &tri) };
             let (told, stop) = (Arc::clone(told), Arc::clone(&stop));
             runtime.spawn(ask_on(node, fleet.seats[node].clients, path, told, stop, began))
         })
         .collect();
     let mut random = Random(std::process::id().into());
-    let mut faults: Vec<Fault> =
-        [Fault::Kill, Fault::Pause, Fault::Cut, Fault::Stall].repeat(dose);
+    let mut faults: Vec<Fault> = [Fault::Kill, Fault::Pause, Fault::Cut, Fault::Stall].repeat(dose);
     for at in (1..faults.len()).rev() {
         faults.swap(at, random.below(at as u64 + 1) as usize);
     }
@@ -415,7 +428,9 @@ fn faults_neither_admit_more_nor_lose_a_charge() {
             let Some(status) = fleet.status(node) else { continue };
             assert_eq!(status["diverged"], false, "{status}");
             for of in status["nodes"].as_array().into_iter().flatten() {
-                if let (Some(at), Some(hash)) = (of["state_hash_at"].as_u64(), of["state_hash"].as_str()) {
+                if let (Some(at), Some(hash)) =
+                    (of["state_hash_at"].as_u64(), of["state_hash"].as_str())
+                {
                     let known = hashes.entry(at).or_insert_with(|| hash.to_owned());
                     assert_eq!(known, hash, "tables differ at {at}: {status}");
                     compared += 1;
@@ -459,7 +474,14 @@ fn faults_neither_admit_more_nor_lose_a_charge() {
     }
     fleet.await_ready();
 
-    println!("{} s, {:?}", began.elapsed().as_secs(), done.iter().map(|it| it.0).fold(HashMap::new(), |mut all: HashMap<Fault, u32>, fault| { *all.entry(fault).or_default() += 1; all }));
+    println!(
+        "{} s, {:?}",
+        began.elapsed().as_secs(),
+        done.iter().map(|it| it.0).fold(HashMap::new(), |mut all: HashMap<Fault, u32>, fault| {
+            *all.entry(fault).or_default() += 1;
+            all
+        })
+    );
     for (name, told) in [("hot", &hot), ("tri", &tri)] {
         println!(
             "{name}: admitted {} · denied {} · may be charged {} · errors {:?} · slowest {} ms",
@@ -521,4 +543,73 @@ fn faults_neither_admit_more_nor_lose_a_charge() {
         (hashed(0).is_some() && hashed(0) == hashed(1) && hashed(1) == hashed(2)).then_some(())
     });
     println!("{} hashes at {} indexes, all equal", compared, hashes.len());
+}
+
+/// Where Debian's `faketime` has its library.
+const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
+
+/// The leader's wall clock goes an hour ahead and then an hour back: nobody waits longer, nothing
+/// more is admitted, and no window begins anew.
+#[test]
+#[ignore = "needs Debian's package faketime"]
+fn the_wall_clock_neither_admits_nor_stalls() {
+    const POLICY: &str = r#"
+schema = 1
+[api.shop]
+[api.shop.limit]
+bucket = { on = "/bucket", per = ["user"], bucket = "1/min burst 20", when_unavailable = "deny" }
+fixed  = { on = "/fixed", per = ["user"], fixed = "20/day", align = "first", when_unavailable = "deny" }
+window = { on = "/window", per = ["user"], sliding = "20/hour", when_unavailable = "deny" }
+"#;
+    assert!(std::path::Path::new(FAKETIME).exists(), "there is no {FAKETIME}");
+    let mut fleet = Fleet::plan("chaos-clock", POLICY, NODES);
+    let step = |fleet: &Fleet, node: usize, by: &str| {
+        fleet.directory.write(&format!("clock-{node}"), by);
+    };
+    for node in 0..NODES {
+        step(&fleet, node, "+0");
+        let file = fleet.directory.0.join(format!("clock-{node}")).display().to_string();
+        let set = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        fleet.environment[node] = vec![
+            set("LD_PRELOAD", FAKETIME),
+            set("DONT_FAKE_MONOTONIC", "1"),
+            set("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
+            set("FAKETIME_NO_CACHE", "1"),
+            set("FAKETIME_TIMESTAMP_FILE", &file),
+        ];
+    }
+    fleet.init(NODES);
+    let leader = fleet.leader();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let mut admitted = [0; 3];
+    let mut ask = |fleet: &Fleet, each: usize| {
+        for node in 0..NODES {
+            runtime.block_on(async {
+                let client = fleet.client(node).await;
+                let handle = prepare(&client).await;
+                for (path, admitted) in
+                    ["/bucket", "/fixed", "/window"].into_iter().zip(&mut admitted)
+                {
+                    for _ in 0..each {
+                        let asked = Instant::now();
+                        let answer = client.check(&handle, &request(path)).await.unwrap();
+                        *admitted += u32::from(answer.is_allowed());
+                        assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
+                    }
+                }
+            });
+        }
+        admitted
+    };
+    assert_eq!(ask(&fleet, 4), [12; 3]);
+    for (by, ahead_ms) in [("+3600", 3_600_000.0), ("-3600", -3_600_000.0)] {
+        step(&fleet, leader, by);
+        // Once the nodes have told each other, the step has been seen, or it was none.
+        fleet.until("the others see the step", |fleet| {
+            let other = (leader + 1) % NODES;
+            let seen = fleet.status(other)?["nodes"][leader]["clock_offset_ms"].as_f64()?;
+            ((seen - ahead_ms).abs() < 60_000.0).then_some(())
+        });
+        assert_eq!(ask(&fleet, 4), [20; 3]);
+    }
 }

@@ -49,9 +49,9 @@ async fn prepared(fleet: &Fleet, node: usize) -> (Client, Handle) {
 fn left(handle: &Handle, answer: &Answer) -> HashMap<String, u64> {
     let description = handle.description();
     let limits = &answer.numbers.as_ref().unwrap().limits;
-    let named = limits.iter().map(|it| {
-        (description.limits[usize::from(it.index)].name.clone(), it.remaining)
-    });
+    let named = limits
+        .iter()
+        .map(|it| (description.limits[usize::from(it.index)].name.clone(), it.remaining));
     named.collect()
 }
 

@@ -166,9 +166,10 @@ impl Fleet {
     /// The node that leads, once one does and itself says so.
     pub(crate) fn leader(&self) -> usize {
         self.until("a leader", |fleet| {
-            fleet.running().into_iter().find(|&node| {
-                fleet.status(node).is_some_and(|status| status["state"] == "leader")
-            })
+            fleet
+                .running()
+                .into_iter()
+                .find(|&node| fleet.status(node).is_some_and(|status| status["state"] == "leader"))
         })
     }
 
