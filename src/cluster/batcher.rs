@@ -262,8 +262,12 @@ impl<SM: RaftStateMachine<TypeConfig>> Batcher<SM> {
             tokio::select! {
                 () = self.origin.news.notified() => {}
                 _ = looks.tick() => {
-                    let known = !matches!(self.role(), Role::Alone | Role::Beginning);
-                    self.origin.expire(known);
+                    let takes = match self.role() {
+                        Role::Leading(_) => true,
+                        Role::Following(_, term) => !self.origin.owes(term),
+                        Role::Beginning | Role::Alone => false,
+                    };
+                    self.origin.expire(takes);
                 }
             }
             match self.role() {

@@ -253,7 +253,12 @@ impl Origin {
         state.again(|handed_over| handed_over == term || handed_over < applied);
     }
 
-    /// Answers what has waited for too long. `has_leader`: there is one to hand requests to.
+    /// Whether nothing may be handed over for `term` yet.
+    pub(super) fn owes(&self, term: u64) -> bool {
+        self.lock().owes(term)
+    }
+
+    /// Answers what has waited for too long. `has_leader`: there is one that takes requests.
     pub(super) fn expire(&self, has_leader: bool) {
         let now = self.readings.read().raw;
         let mut state = self.lock();

@@ -410,7 +410,7 @@ fn faults_neither_admit_more_nor_lose_a_charge() {
         .map(|number| {
             let node = number % NODES;
             let (path, told) =
-                if number / NODES % 2 == 0 { ("/hot", &hot) } else { ("/tri", &tri) };
+                if (number / NODES).is_multiple_of(2) { ("/hot", &hot) } else { ("/tri", &tri) };
             let (told, stop) = (Arc::clone(told), Arc::clone(&stop));
             runtime.spawn(ask_on(node, fleet.seats[node].clients, path, told, stop, began))
         })
@@ -543,4 +543,73 @@ fn faults_neither_admit_more_nor_lose_a_charge() {
         (hashed(0).is_some() && hashed(0) == hashed(1) && hashed(1) == hashed(2)).then_some(())
     });
     println!("{} hashes at {} indexes, all equal", compared, hashes.len());
+}
+
+/// Where Debian's `faketime` has its library.
+const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
+
+/// The leader's wall clock goes an hour ahead and then an hour back: nobody waits longer, nothing
+/// more is admitted, and no window begins anew.
+#[test]
+#[ignore = "needs Debian's package faketime"]
+fn the_wall_clock_neither_admits_nor_stalls() {
+    const POLICY: &str = r#"
+schema = 1
+[api.shop]
+[api.shop.limit]
+bucket = { on = "/bucket", per = ["user"], bucket = "1/min burst 20", when_unavailable = "deny" }
+fixed  = { on = "/fixed", per = ["user"], fixed = "20/day", align = "first", when_unavailable = "deny" }
+window = { on = "/window", per = ["user"], sliding = "20/hour", when_unavailable = "deny" }
+"#;
+    assert!(std::path::Path::new(FAKETIME).exists(), "there is no {FAKETIME}");
+    let mut fleet = Fleet::plan("chaos-clock", POLICY, NODES);
+    let step = |fleet: &Fleet, node: usize, by: &str| {
+        fleet.directory.write(&format!("clock-{node}"), by);
+    };
+    for node in 0..NODES {
+        step(&fleet, node, "+0");
+        let file = fleet.directory.0.join(format!("clock-{node}")).display().to_string();
+        let set = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        fleet.environment[node] = vec![
+            set("LD_PRELOAD", FAKETIME),
+            set("DONT_FAKE_MONOTONIC", "1"),
+            set("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
+            set("FAKETIME_NO_CACHE", "1"),
+            set("FAKETIME_TIMESTAMP_FILE", &file),
+        ];
+    }
+    fleet.init(NODES);
+    let leader = fleet.leader();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let mut admitted = [0; 3];
+    let mut ask = |fleet: &Fleet, each: usize| {
+        for node in 0..NODES {
+            runtime.block_on(async {
+                let client = fleet.client(node).await;
+                let handle = prepare(&client).await;
+                for (path, admitted) in
+                    ["/bucket", "/fixed", "/window"].into_iter().zip(&mut admitted)
+                {
+                    for _ in 0..each {
+                        let asked = Instant::now();
+                        let answer = client.check(&handle, &request(path)).await.unwrap();
+                        *admitted += u32::from(answer.is_allowed());
+                        assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
+                    }
+                }
+            });
+        }
+        admitted
+    };
+    assert_eq!(ask(&fleet, 4), [12; 3]);
+    for (by, ahead_ms) in [("+3600", 3_600_000.0), ("-3600", -3_600_000.0)] {
+        step(&fleet, leader, by);
+        // Once the nodes have told each other, the step has been seen, or it was none.
+        fleet.until("the others see the step", |fleet| {
+            let other = (leader + 1) % NODES;
+            let seen = fleet.status(other)?["nodes"][leader]["clock_offset_ms"].as_f64()?;
+            ((seen - ahead_ms).abs() < 60_000.0).then_some(())
+        });
+        assert_eq!(ask(&fleet, 4), [20; 3]);
+    }
 }
