@@ -18,6 +18,7 @@ use openraft::storage::RaftStateMachine;
 use crate::clock::Stamper;
 use crate::engine::decision::Refusal;
 use crate::engine::group::Group;
+use crate::engine::table::Table;
 
 use super::counts::Counts;
 use super::entry::{
@@ -34,6 +35,10 @@ const UNAPPLIED_MAX: usize = 3;
 /// The most bytes of requests handed over by other nodes that wait at a leader. A link from which
 /// more comes is not read until there is room.
 const INBOX_BYTES_MAX: usize = 64 << 20;
+
+/// Requests that wait at a leader for an entry before it takes in more: those of a full inbox come
+/// on top at most.
+const OPEN_MAX: usize = 16_384;
 
 /// The most bytes of one frame from node to node.
 const FRAME_BYTES_MAX: usize = 900 << 10;
@@ -236,7 +241,7 @@ struct Lead {
     unapplied: Arc<AtomicUsize>,
     /// Items of entries that surely were not appended, to be proposed again.
     returned: Arc<Mutex<Vec<Item>>>,
-    /// What a majority says of wall time, told by whoever asks the others.
+    /// Whether its first entry was proposed.
     fenced: bool,
 }
 
@@ -273,7 +278,7 @@ impl<SM: RaftStateMachine<TypeConfig>> Batcher<SM> {
             match self.role() {
                 Role::Leading(leader) => {
                     if self.lead.as_ref().is_none_or(|lead| lead.leader != leader) {
-                        self.begin(leader).await;
+                        self.begin(leader);
                     }
                     self.take_in();
                     if self.seal().await.is_err() {
@@ -315,7 +320,7 @@ impl<SM: RaftStateMachine<TypeConfig>> Batcher<SM> {
     }
 
     /// The first entry of a leader: its clock begins, with wall time as a majority has it.
-    async fn begin(&mut self, leader: LeaderId) {
+    fn begin(&mut self, leader: LeaderId) {
         let applied = self.origin.applied();
         let reading = self.readings.read();
         let raw = (applied.raw > 0).then_some(applied.raw);
@@ -379,8 +384,14 @@ impl<SM: RaftStateMachine<TypeConfig>> Batcher<SM> {
             lead.open.push_front(item);
         }
         let term = lead.leader.term;
-        while let Some((tag, asked)) = self.origin.hand_over(term, |_| true) {
+        // What finds no room stays where it is: here until it is told so, elsewhere on the link.
+        while lead.open.len() < OPEN_MAX
+            && let Some((tag, asked)) = self.origin.hand_over(term, |_| true)
+        {
             lead.take(Item::of(tag, asked));
+        }
+        if lead.open.len() >= OPEN_MAX {
+            return;
         }
         for HandedOver { term: of, after, items } in self.inbox.drain() {
             let Some(first) = items.first() else { continue };
@@ -444,7 +455,7 @@ impl<SM: RaftStateMachine<TypeConfig>> Batcher<SM> {
                     counts.resubmitted.fetch_add(1, Ordering::Relaxed);
                     let mut returned = returned.lock().unwrap_or_else(PoisonError::into_inner);
                     returned.extend(record.into_items());
-                } else {
+                } else if let Ok(Ok(_)) = outcome {
                     counts.committed(readings.read().raw.saturating_sub(proposed_at));
                 }
                 unapplied.fetch_sub(1, Ordering::AcqRel);
@@ -497,6 +508,7 @@ impl Lead {
             let Some(Item::Change(tag, change)) = self.open.pop_front() else { return None };
             return Some(What::Change { tag, change });
         }
+        let table = host.table();
         let (mut groups, mut bytes, mut commands) = (Vec::new(), 0, 0);
         while let Some(Item::Group(_)) = self.open.front() {
             let Some(Item::Group(mut group)) = self.open.pop_front() else { break };
@@ -510,7 +522,7 @@ impl Lead {
             }
             bytes += group.bytes();
             commands += count;
-            refuse_for_room(host, &mut group);
+            refuse_for_room(&table, &mut group);
             groups.push(group);
         }
         (!groups.is_empty()).then_some(What::Groups(groups))
@@ -523,15 +535,9 @@ const HEADROOM: u64 = (UNAPPLIED_MAX * COMMANDS_PER_ENTRY) as u64;
 
 /// Refuses commands that would bring a new counter, where there may be no room for it. Only the
 /// leader does, before it proposes: applying never refuses, so nodes cannot differ.
-fn refuse_for_room(host: &dyn Host, tagged: &mut Tagged) {
-    let table = host.table();
-    let usage = table.usage();
-    if usage.keys + HEADROOM < usage.keys_max / 5 * 4 && usage.keys_max > 0 {
-        // No limit may have more than four fifths, so none is near its cap either, unless its own
-        // is low; those are looked at below once the table fills.
-        if !table.has_low_caps() {
-            return;
-        }
+fn refuse_for_room(table: &Table, tagged: &mut Tagged) {
+    if table.is_roomy(HEADROOM) {
+        return;
     }
     let mut group = Group::default();
     if decode_group(tagged.body.clone(), &mut group).is_err() {

@@ -45,8 +45,7 @@ const APPEND_ENTRIES_MAX: u64 = 64;
 /// How often nodes ask each other for their clocks and how far they are.
 const ASK_EVERY: Duration = Duration::from_secs(1);
 
-/// How often a leader's entries or bytes are looked at for a snapshot, and how many there are to
-/// be before one is taken.
+/// Entries after which a snapshot is taken.
 const SNAPSHOT_ENTRIES: u64 = 100_000;
 
 /// How often new members are looked for, to which there is to be a link.
@@ -258,9 +257,9 @@ impl peer::Inbox for Desk {
     }
 }
 
-/// Links of a node, once it has peers.
+/// Links of a node to its peers.
 struct PeerLinks {
-    peers: Mutex<Option<Peers>>,
+    peers: Peers,
     connections: Arc<Mutex<HashMap<NodeId, u64>>>,
 }
 
@@ -269,8 +268,7 @@ impl Links for PeerLinks {
         let connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(connection) = connections.get(&to).copied() else { return false };
         drop(connections);
-        let peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
-        peers.as_ref().is_some_and(|peers| peers.send(to, connection, frame).is_ok())
+        self.peers.send(to, connection, frame).is_ok()
     }
 
     fn is_up(&self, to: NodeId) -> bool {
@@ -308,7 +306,7 @@ impl<S: Disk> Running<S> {
         let snapshots = Arc::new(HomeSnapshots(home));
         let listener = net.listen(&listen).await?;
         let peers = Peers::new(Arc::clone(&net), local, snapshots, Arc::new(desk));
-        let links = Arc::new(PeerLinks { peers: Mutex::new(Some(peers.clone())), connections });
+        let links = Arc::new(PeerLinks { peers: peers.clone(), connections });
         let config = Arc::new(config().map_err(io::Error::other)?);
         let raft =
             Raft::new(node, config, peers.networks(), LogStore::new(Arc::new(log)), machine).await;
