@@ -79,10 +79,10 @@ pub(super) fn witness(policy_version: u64, now: Now, (log_index, position): (u64
 /// The code for what a cluster did not decide.
 pub(super) fn undecided_code(undecided: Undecided) -> Code {
     match undecided {
-        Undecided::Stale => Code::StaleHandle,
         Undecided::NoQuorum => Code::NoQuorum,
         Undecided::Unknown => Code::UnknownOutcome,
-        Undecided::Overloaded => Code::Overloaded,
+        // STALE_HANDLE is about a handle's names, which may be as they were.
+        Undecided::Stale | Undecided::Overloaded => Code::Overloaded,
         Undecided::Late => Code::DeadlineExceeded,
         Undecided::Stopping => Code::ShuttingDown,
     }

@@ -162,17 +162,11 @@ fn api_of<'a>(policy: &'a Policy, api: &'a str) -> Result<&'a str, Bad> {
     }
 }
 
-/// A page in a browser may send a form to any address, but JSON only where it is let to: without
-/// this, every web page that somebody near the daemon opens could charge counters.
 fn expects_json(headers: &HeaderMap) -> Result<(), Refused> {
     let found = headers.get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or("?"));
-    let essence = found.map(|found| found.split(';').next().unwrap_or_default().trim());
-    if essence.is_some_and(|essence| essence.eq_ignore_ascii_case("application/json")) {
-        return Ok(());
-    }
-    let found = found.map_or("missing".to_owned(), |found| format!("`{}`", shown(found)));
-    let message = format!("header `content-type` is {found}, allowed is `application/json`");
-    Err(Refused::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "UNSUPPORTED_MEDIA_TYPE", message))
+    crate::doors::json::expect(found).map_err(|message| {
+        Refused::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "UNSUPPORTED_MEDIA_TYPE", message)
+    })
 }
 
 /// Reads a body that keeps to its length and time. One that says it is too long is not read.
