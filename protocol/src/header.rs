@@ -74,10 +74,11 @@ impl Op {
     #[inline]
     pub const fn flags_allowed(self) -> Flags {
         const CHECK: Flags = Flags::NUMBERS.union(Flags::DEADLINE);
+        const CHARGE: Flags = Flags::REQUEST_ID.union(Flags::TIED);
         const CHANGE: Flags = Flags::REQUEST_ID.union(Flags::NO_REPLY);
         match self {
-            Self::CHECK => CHECK.union(Flags::RENDERED).union(Flags::TIED),
-            Self::CHECK_INLINE => CHECK.union(Flags::TIED),
+            Self::CHECK => CHECK.union(CHARGE).union(Flags::RENDERED),
+            Self::CHECK_INLINE => CHECK.union(CHARGE),
             Self::PEEK => CHECK.union(Flags::RENDERED),
             Self::PEEK_INLINE => CHECK,
             Self::SET | Self::SET_INLINE | Self::ADJUST | Self::ADJUST_INLINE => CHANGE,

@@ -347,6 +347,9 @@ pub struct Check<'a> {
     pub handle: u32,
     /// The layout that came with the handle.
     pub layout: u64,
+    /// With one, the check charges at most once however often it is sent. A peek is written without
+    /// it.
+    pub id: Option<RequestId>,
     /// Nanoseconds, from its arrival, after which the caller no longer wants an answer.
     pub deadline_nanos: Option<u64>,
     /// Cost for each meter in order, each at most [`COST_MAX`]; if empty, 1 for the first meter.
@@ -372,7 +375,8 @@ impl<'a> Check<'a> {
         }
     }
 
-    /// Decodes a check that has neither costs nor a deadline, is not tied, and has nothing wrong.
+    /// Decodes a check that has neither costs, a deadline nor an id, is not tied, and has nothing
+    /// wrong.
     /// `None` says that it is not of that kind, no more.
     #[inline(always)]
     pub fn plain(message: &Message<'a>, intent: Intent) -> Option<Self> {
@@ -395,6 +399,7 @@ impl<'a> Check<'a> {
             tied: false,
             handle: u32::from_le_bytes(*handle),
             layout: u64::from_le_bytes(*layout),
+            id: None,
             deadline_nanos: None,
             costs: List::EMPTY,
             values,
@@ -410,11 +415,12 @@ impl<'a> Check<'a> {
         let layout = reader.u64("layout")?;
         let costs = usize::from(reader.u8("count of costs")?);
         let deadline_nanos = read_deadline(&mut reader, flags)?;
+        let id = RequestId::read(&mut reader, flags)?;
         let costs = if costs == 0 { List::EMPTY } else { read_costs(&mut reader, costs)? };
         let values = reader.sparse(u64::from(presence), "value", VALUE_BYTES_MAX)?;
         reader.finish()?;
         let (form, tied) = (Form::from_flags(flags), flags.contains(Flags::TIED));
-        Ok(Self { intent, form, tied, handle, layout, deadline_nanos, costs, values })
+        Ok(Self { intent, form, tied, handle, layout, id, deadline_nanos, costs, values })
     }
 
     /// Appends the request.
@@ -426,7 +432,8 @@ impl<'a> Check<'a> {
             Intent::Charge => Op::CHECK,
             Intent::Peek => Op::PEEK,
         };
-        let options = options(self.intent, self.tied, self.deadline_nanos);
+        let id = self.id.filter(|_| self.intent == Intent::Charge);
+        let options = options(self.intent, self.tied, self.deadline_nanos, id);
         let mut writer = Writer::begin(out, envelope, op, self.form.to_flags().union(options));
         writer.u32(self.handle);
         write_presence(&mut writer, &self.values);
@@ -436,6 +443,7 @@ impl<'a> Check<'a> {
         if let Some(nanos) = self.deadline_nanos {
             writer.u64(nanos);
         }
+        RequestId::write(id, &mut writer);
         for cost in self.costs {
             writer.check("cost", cost, COST_MAX);
             writer.u64(cost);
@@ -447,9 +455,15 @@ impl<'a> Check<'a> {
 
 /// The flags of a check beyond the form of its answer.
 #[inline]
-fn options(intent: Intent, tied: bool, deadline_nanos: Option<u64>) -> Flags {
+fn options(
+    intent: Intent,
+    tied: bool,
+    deadline_nanos: Option<u64>,
+    id: Option<RequestId>,
+) -> Flags {
     Flags::DEADLINE
         .only_if(deadline_nanos.is_some())
+        .union(Flags::REQUEST_ID.only_if(id.is_some()))
         .union(Flags::TIED.only_if(tied && intent == Intent::Charge))
 }
 
@@ -680,6 +694,9 @@ pub struct CheckInline<'a> {
     /// Permits that are granted go back when the connection closes. A peek, which is granted none,
     /// is written without it.
     pub tied: bool,
+    /// With one, the check charges at most once however often it is sent. A peek is written without
+    /// it.
+    pub id: Option<RequestId>,
     /// Nanoseconds, from its arrival, after which the caller no longer wants an answer.
     pub deadline_nanos: Option<u64>,
     /// The limits, 1 to [`INLINE_LIMITS_MAX`].
@@ -698,10 +715,11 @@ impl<'a> CheckInline<'a> {
             return Err(at.out_of_range(code, "count of limits", count as u64, 1, max));
         }
         let deadline_nanos = read_deadline(&mut reader, flags)?;
+        let id = RequestId::read(&mut reader, flags)?;
         let limits = reader.list(count)?;
         reader.finish()?;
         let (form, tied) = (Form::from_flags(flags), flags.contains(Flags::TIED));
-        Ok(Self { intent, form, tied, deadline_nanos, limits })
+        Ok(Self { intent, form, tied, id, deadline_nanos, limits })
     }
 
     /// Appends the request.
@@ -713,7 +731,8 @@ impl<'a> CheckInline<'a> {
             Intent::Charge => Op::CHECK_INLINE,
             Intent::Peek => Op::PEEK_INLINE,
         };
-        let options = options(self.intent, self.tied, self.deadline_nanos);
+        let id = self.id.filter(|_| self.intent == Intent::Charge);
+        let options = options(self.intent, self.tied, self.deadline_nanos, id);
         let form = Form { numbers: self.form.numbers, rendered: false };
         let mut writer = Writer::begin(out, envelope, op, form.to_flags().union(options));
         writer.check("count of limits", self.limits.len() as u64, INLINE_LIMITS_MAX as u64);
@@ -721,6 +740,7 @@ impl<'a> CheckInline<'a> {
         if let Some(nanos) = self.deadline_nanos {
             writer.u64(nanos);
         }
+        RequestId::write(id, &mut writer);
         self.limits.write(&mut writer);
         writer.finish(FRAME_BYTES_MAX)
     }

@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use tollkeeper_protocol::client::{
-    BatchItem, CheckArgs, Client, ClientError, Event, OnEvent, OnUnavailable, Options,
+    BatchItem, CheckArgs, Client, ClientError, Cluster, Event, OnEvent, OnUnavailable, Options,
 };
 use tollkeeper_protocol::codec::{List, Sparse};
 use tollkeeper_protocol::limits::FRAME_BYTES_MAX;
@@ -589,4 +589,150 @@ async fn changes_carry_their_ids_also_when_sent_again() {
     let far = client.adjust_inline(limit, i64::MIN, None).await;
     assert!(matches!(far, Err(ClientError::BadArgument(_))), "{far:?}");
     server.await.unwrap();
+}
+
+/// What a node of a cluster does with the checks that it gets.
+#[derive(Clone, Copy, PartialEq)]
+enum Node {
+    /// Closes the connection instead of an answer.
+    Dies,
+    /// Says nothing.
+    Hangs,
+    Answers,
+    /// Knows none of the sessions that others opened.
+    Forgot,
+}
+
+/// A node that prepares, opens sessions numbered from `session`, and notes the ids of checks.
+async fn node(listener: TcpListener, acts: Node, session: u64, seen: Arc<Mutex<Vec<RequestId>>>) {
+    let mut opened = session;
+    loop {
+        let mut peer = Peer::accept(&listener, 256, 1).await;
+        while let Some(asked) = peer.next().await {
+            let id = asked.request(|request| match request {
+                Request::Check(check) => check.id,
+                _ => None,
+            });
+            match asked.op {
+                Op::PREPARE => {
+                    let mut body = Vec::new();
+                    prepared(1, &["team"], WhenUnavailable::Deny, &mut body);
+                    let answer = Response::Prepare(Prepared::decode_body(&body).unwrap());
+                    peer.answer(&asked, &answer).await;
+                }
+                Op::SESSION => {
+                    let answer = SessionAnswer { session: opened, window: 4, idle_nanos: 1 << 40 };
+                    opened += 1;
+                    peer.answer(&asked, &Response::Session(answer)).await;
+                }
+                Op::CHECK => {
+                    let id = id.unwrap();
+                    seen.lock().unwrap().push(id);
+                    let forgot = acts == Node::Forgot && id.session == session;
+                    match acts {
+                        Node::Dies => break,
+                        Node::Hangs => {}
+                        Node::Forgot if forgot => {
+                            let error = ErrorAnswer::new(Code::UnknownSession, "");
+                            peer.answer(&asked, &Response::Error(error)).await;
+                        }
+                        Node::Answers | Node::Forgot => peer.answer(&asked, &terse(7)).await,
+                    }
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+}
+
+struct Nodes {
+    addrs: Vec<String>,
+    seen: Vec<Arc<Mutex<Vec<RequestId>>>>,
+}
+
+impl Nodes {
+    async fn start(acts: &[Node]) -> Self {
+        let mut nodes = Self { addrs: Vec::new(), seen: Vec::new() };
+        for (number, acts) in (1..).zip(acts) {
+            let (listener, addr) = listen().await;
+            let seen = Arc::new(Mutex::new(Vec::new()));
+            tokio::spawn(node(listener, *acts, number * 100, seen.clone()));
+            nodes.addrs.push(addr);
+            nodes.seen.push(seen);
+        }
+        nodes
+    }
+
+    fn seen(&self, node: usize) -> Vec<RequestId> {
+        self.seen[node].lock().unwrap().clone()
+    }
+}
+
+#[tokio::test]
+async fn a_check_that_gets_no_answer_goes_to_the_next_node_under_its_id() {
+    let nodes = Nodes::start(&[Node::Dies, Node::Hangs, Node::Answers]).await;
+    let options = Options { deadline: Duration::from_secs(2), ..Options::default() };
+    let cluster = Cluster::connect(nodes.addrs.clone(), options).await.unwrap();
+    let handle = cluster.prepare("media", None).await.unwrap();
+    let args = CheckArgs::new().value("team", "t1");
+    let answer = cluster.check(&handle, &args).await.unwrap();
+    assert!(answer.unavailable.is_none());
+    let id = RequestId { session: 100, sequence: 1 };
+    assert_eq!([0, 1, 2].map(|node| nodes.seen(node)), [vec![id], vec![id], vec![id]]);
+    // Whoever answered is asked first from now on.
+    cluster.check(&handle, &args).await.unwrap();
+    assert_eq!([0, 1, 2].map(|node| nodes.seen(node).len()), [1, 1, 2]);
+    assert_eq!(nodes.seen(2)[1], RequestId { session: 100, sequence: 2 });
+}
+
+#[tokio::test]
+async fn without_any_answer_the_handle_decides_in_time() {
+    let nodes = Nodes::start(&[Node::Hangs, Node::Dies]).await;
+    let deadline = Duration::from_millis(300);
+    let options = Options { deadline, ..Options::default() };
+    let cluster = Cluster::connect(nodes.addrs.clone(), options).await.unwrap();
+    let handle = cluster.prepare("media", None).await.unwrap();
+    let began = std::time::Instant::now();
+    let answer = cluster.check(&handle, &CheckArgs::new().value("team", "t1")).await.unwrap();
+    assert!(answer.unavailable.is_some() && !answer.is_allowed());
+    assert!(began.elapsed() < 4 * deadline, "{:?}", began.elapsed());
+    assert_eq!(cluster.counters().failed_closed, 1);
+}
+
+/// A session that the server has forgotten is no reason to refuse a check that was never charged.
+#[tokio::test]
+async fn a_forgotten_session_is_opened_anew_and_nobody_notices() {
+    let nodes = Nodes::start(&[Node::Forgot]).await;
+    let cluster = Cluster::connect(nodes.addrs.clone(), Options::default()).await.unwrap();
+    let handle = cluster.prepare("media", None).await.unwrap();
+    let answer = cluster.check(&handle, &CheckArgs::new().value("team", "t1")).await.unwrap();
+    assert!(answer.unavailable.is_none());
+    let ids = [100, 101].map(|session| RequestId { session, sequence: 1 });
+    assert_eq!(nodes.seen(0), ids);
+}
+
+/// The server tells ids apart only within its window, here 4: more requests at a time take more
+/// sessions. And a task of its own may make a check.
+#[tokio::test]
+async fn requests_under_way_keep_to_the_window_of_their_session() {
+    let nodes = Nodes::start(&[Node::Hangs]).await;
+    let options = Options { deadline: Duration::from_millis(400), ..Options::default() };
+    let cluster = Cluster::connect(nodes.addrs.clone(), options).await.unwrap();
+    let handle = cluster.prepare("media", None).await.unwrap();
+    let checks: Vec<_> = (0..10)
+        .map(|_| {
+            let (cluster, handle) = (cluster.clone(), handle.clone());
+            tokio::spawn(async move {
+                cluster.check(&handle, &CheckArgs::new().value("team", "t1")).await
+            })
+        })
+        .collect();
+    for check in checks {
+        assert!(check.await.unwrap().unwrap().unavailable.is_some());
+    }
+    let mut ids: Vec<RequestId> = nodes.seen(0);
+    ids.sort_unstable_by_key(|id| (id.session, id.sequence));
+    ids.dedup();
+    assert_eq!(ids.len(), 10);
+    assert!(ids.iter().all(|id| id.sequence <= 4), "{ids:?}");
 }

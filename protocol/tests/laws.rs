@@ -182,11 +182,13 @@ proptest! {
         costs in vec(0..=COST_MAX, 0..=8),
         values in values(),
         tied: bool,
+        id in request_id(),
     ) {
         let values = borrowed(&values);
         let (costs, values) = (List::from(&costs[..]), Sparse::from(&values[..]));
-        let tied = tied && intent == Intent::Charge;
-        let check = Check { intent, form, tied, handle, layout, deadline_nanos, costs, values };
+        let charges = intent == Intent::Charge;
+        let (tied, id) = (tied && charges, id.filter(|_| charges));
+        let check = Check { intent, form, tied, handle, layout, id, deadline_nanos, costs, values };
         assert_request_survives(Request::Check(check));
         assert_item_survives(Request::Check(check));
     }
@@ -249,6 +251,7 @@ proptest! {
         intent in intent(),
         numbers: bool,
         tied: bool,
+        id in request_id(),
         deadline_nanos in option::of(any::<u64>()),
         limits in vec((0..=COST_MAX, quota(), bytes(64)), 1..=16),
     ) {
@@ -257,8 +260,9 @@ proptest! {
             .map(|(cost, quota, key)| InlineLimit { cost: *cost, quota: *quota, key })
             .collect();
         let (form, limits) = (Form { numbers, rendered: false }, List::from(&limits[..]));
-        let tied = tied && intent == Intent::Charge;
-        let check = CheckInline { intent, form, tied, deadline_nanos, limits };
+        let charges = intent == Intent::Charge;
+        let (tied, id) = (tied && charges, id.filter(|_| charges));
+        let check = CheckInline { intent, form, tied, id, deadline_nanos, limits };
         assert_request_survives(Request::CheckInline(check));
         assert_item_survives(Request::CheckInline(check));
     }

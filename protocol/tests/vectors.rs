@@ -171,6 +171,7 @@ fn requests_mean_what_their_files_say() {
         tied: false,
         handle: 3,
         layout: LAYOUT,
+        id: None,
         deadline_nanos: None,
         costs: List::EMPTY,
         values: Sparse::from(&values[..3]),
@@ -186,6 +187,9 @@ fn requests_mean_what_their_files_say() {
         ..check
     };
     assert_request("check_full", Request::Check(full));
+    let id = |sequence| Some(RequestId { session: SESSION, sequence });
+    let once = Check { id: id(12), deadline_nanos: Some(50_000_000), ..check };
+    assert_request("check_once", Request::Check(once));
     let limits = [
         InlineLimit {
             cost: 1,
@@ -208,8 +212,20 @@ fn requests_mean_what_their_files_say() {
             intent: Intent::Charge,
             form: Form::NUMBERS,
             tied: false,
+            id: None,
             deadline_nanos: None,
             limits: List::from(&limits),
+        }),
+    );
+    assert_request(
+        "check_inline_once",
+        Request::CheckInline(CheckInline {
+            intent: Intent::Charge,
+            form: Form::TERSE,
+            tied: false,
+            id: id(13),
+            deadline_nanos: None,
+            limits: List::from(&limits[..1]),
         }),
     );
 }
@@ -261,6 +277,7 @@ fn changes_mean_what_their_files_say() {
             intent: Intent::Charge,
             form: Form::TERSE,
             tied: true,
+            id: None,
             deadline_nanos: None,
             limits: List::from(&limits),
         }),
@@ -271,6 +288,7 @@ fn changes_mean_what_their_files_say() {
         tied: true,
         handle: 3,
         layout: LAYOUT,
+        id: None,
         deadline_nanos: None,
         costs: List::EMPTY,
         values,
@@ -525,6 +543,7 @@ fn what_does_not_fit_leaves_the_buffer_as_it_was() {
         intent: Intent::Charge,
         form: Form::TERSE,
         tied: false,
+        id: None,
         deadline_nanos: None,
         limits: List::from(&limits),
     };

@@ -179,6 +179,7 @@ impl Connection {
             tied: false,
             handle,
             layout,
+            id: None,
             deadline_nanos: None,
             costs: [][..].into(),
             values: values[..].into(),

@@ -8,8 +8,9 @@ use core::ops::Range;
 use crate::engine::command::LimitId;
 use crate::engine::key::Key;
 use crate::engine::kinds::{Ring, SUBS};
+use crate::engine::permit::PermitId;
 use crate::engine::quota::Kind;
-use crate::engine::session::{SavedSession, WINDOW};
+use crate::engine::session::{RequestId, SavedSession, WINDOW};
 use crate::engine::table::{Counter, Permitted, State};
 use crate::engine::time::{Nanos, Timestamp, UtcTime};
 
@@ -35,6 +36,7 @@ const WINDOW_BYTES: usize = 8;
 const LIMIT_HEAD_BYTES: usize = 10;
 const DONE_WORDS: usize = (WINDOW / 64) as usize;
 const SESSION_BYTES: usize = 24 + DONE_WORDS * 8;
+const GRANTED_BYTES: usize = 32;
 
 /// A section ends once its payload has so many bytes.
 pub(super) const SECTION_BYTES: usize = 256 << 10;
@@ -84,12 +86,14 @@ pub enum SectionKind {
     Sessions = 7,
     /// What a cluster keeps beside its counters: a record of bytes that `disk` does not look into.
     Cluster = 8,
+    /// Permits that requests of sessions were given.
+    Granted = 9,
     /// How much there was of everything.
     End = 255,
 }
 
 impl SectionKind {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Limits,
         Self::Windows,
         Self::Narrow,
@@ -98,6 +102,7 @@ impl SectionKind {
         Self::Shares,
         Self::Sessions,
         Self::Cluster,
+        Self::Granted,
         Self::End,
     ];
 
@@ -112,6 +117,7 @@ impl SectionKind {
             Self::Shares => "permits",
             Self::Sessions => "sessions",
             Self::Cluster => "cluster",
+            Self::Granted => "permits of sessions",
             Self::End => "end",
         }
     }
@@ -125,6 +131,7 @@ impl SectionKind {
             Self::Cells => Some(CELL_BYTES),
             Self::Shares => Some(SHARE_BYTES),
             Self::Sessions => Some(SESSION_BYTES),
+            Self::Granted => Some(GRANTED_BYTES),
             Self::End => Some(END_BYTES),
         }
     }
@@ -545,6 +552,12 @@ impl Section {
         records.map(|record| Read(record).session()).collect()
     }
 
+    /// Which requests were given which permits, of a section that tells.
+    pub fn granted(&self, bytes: &[u8]) -> Vec<(RequestId, PermitId)> {
+        let records = bytes[self.payload.clone()].chunks_exact(GRANTED_BYTES);
+        records.map(|record| Read(record).granted()).collect()
+    }
+
     fn read_all(&self, payload: &[u8], read: &Read<'_>) -> Result<(), Damage> {
         if read.0.is_empty() {
             return Ok(());
@@ -636,6 +649,15 @@ pub(super) fn put_window(out: &mut Vec<u8>, window: Nanos) {
 pub(super) fn put_session(out: &mut Vec<u8>, session: &SavedSession) {
     put_words(out, &[session.name, session.highest, session.used_at.as_nanos()]);
     put_words(out, &session.done);
+}
+
+/// Adds a record for each permit that a session's requests were given. Returns how many.
+pub(super) fn put_granted(out: &mut Vec<u8>, session: &SavedSession) -> u32 {
+    for (number, permit) in &session.permits {
+        put_words(out, &[session.name, *number]);
+        out.extend_from_slice(&permit.0);
+    }
+    session.permits.len() as u32
 }
 
 pub(super) fn put_words(out: &mut Vec<u8>, words: &[u64]) {
@@ -747,7 +769,16 @@ impl<'a> Read<'a> {
     fn session(&mut self) -> SavedSession {
         let (name, highest) = (self.u64(), self.u64());
         let used_at = Timestamp::from_nanos(self.u64());
-        SavedSession { name, highest, used_at, done: core::array::from_fn(|_| self.u64()) }
+        let done = core::array::from_fn(|_| self.u64());
+        SavedSession { name, highest, used_at, done, permits: Vec::new() }
+    }
+
+    fn granted(&mut self) -> (RequestId, PermitId) {
+        let id = RequestId { session: self.u64(), sequence: self.u64() };
+        let mut permit = [0; 16];
+        permit[..8].copy_from_slice(&self.u64().to_le_bytes());
+        permit[8..].copy_from_slice(&self.u64().to_le_bytes());
+        (id, PermitId(permit))
     }
 }
 

@@ -1,5 +1,6 @@
 //! Writing a snapshot and restoring one.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::ops::Deref;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,13 +9,14 @@ use std::time::Duration;
 
 use crate::clock::Os;
 use crate::engine::command::LimitId;
-use crate::engine::session::SavedSession;
+use crate::engine::permit::PermitId;
+use crate::engine::session::{RequestId, SavedSession};
 use crate::engine::table::{Counter, Found, Loader, Ready, Snapshot, Spent, Table, Walked};
 use crate::engine::time::Nanos;
 
 use super::layout::{
     Damage, Encoder, Header, LimitName, Outline, SECTION_BYTES, Section, SectionKind, Totals,
-    kind_of, outline, put_counter, put_limit, put_session, put_window,
+    kind_of, outline, put_counter, put_granted, put_limit, put_session, put_window,
 };
 use super::storage::{File, Storage};
 
@@ -153,6 +155,14 @@ pub(super) fn write<S: Storage, T: Deref<Target = Table>>(
         sessions.records += 1;
     }
     out.put(SectionKind::Sessions, false, &mut sessions)?;
+    let mut granted = Pending::default();
+    for session in &beside.sessions {
+        granted.records += put_granted(&mut granted.payload, session);
+        if granted.payload.len() >= SECTION_BYTES {
+            out.put(SectionKind::Granted, false, &mut granted)?;
+        }
+    }
+    out.put(SectionKind::Granted, false, &mut granted)?;
     let records = u32::from(!beside.cluster.is_empty());
     let mut cluster = Pending { payload: beside.cluster.clone(), records };
     out.put(SectionKind::Cluster, false, &mut cluster)?;
@@ -299,10 +309,20 @@ impl<B: Deref<Target = [u8]> + Sync> Verified<B> {
         Ok(limits)
     }
 
-    /// Its sessions.
+    /// Its sessions, with the permits that their requests were given.
     pub fn sessions(&self) -> Vec<SavedSession> {
+        let mut permits: BTreeMap<u64, Vec<(u64, PermitId)>> = BTreeMap::new();
+        for section in self.of(SectionKind::Granted) {
+            for (RequestId { session, sequence }, permit) in section.granted(&self.bytes) {
+                permits.entry(session).or_default().push((sequence, permit));
+            }
+        }
         let of = |section: &Section| section.sessions(&self.bytes);
-        self.of(SectionKind::Sessions).flat_map(of).collect()
+        let mut sessions: Vec<SavedSession> = self.of(SectionKind::Sessions).flat_map(of).collect();
+        for session in &mut sessions {
+            session.permits = permits.remove(&session.name).unwrap_or_default();
+        }
+        sessions
     }
 
     /// What a cluster keeps beside its counters; empty without one.

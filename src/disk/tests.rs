@@ -11,7 +11,7 @@ use crate::engine::key::{KeySpace, Seed};
 use crate::engine::kinds::{Boundaries, Period};
 use crate::engine::permit::PermitId;
 use crate::engine::quota::{Align, Kind, Quota};
-use crate::engine::session::{RequestId, Sessions};
+use crate::engine::session::{Done, RequestId, Sessions};
 use crate::engine::table::{Stamp, Table};
 use crate::engine::time::{Nanos, Now, SECOND, Timestamp, UtcTime};
 
@@ -196,8 +196,11 @@ fn sessions_come_back() {
     let mut sessions = Sessions::new(&Seed::new(SEED));
     let session = sessions.open(moment(1).time).unwrap();
     let id = |sequence| RequestId { session, sequence };
-    assert_eq!(sessions.is_done(id(70), moment(2).time), Ok(false));
-    sessions.mark_done(id(70));
+    let permit = PermitId([7; 16]);
+    for (sequence, permit) in [(70, None), (69, Some(permit))] {
+        assert_eq!(sessions.find(id(sequence), moment(2).time), Ok(None));
+        sessions.mark_done(id(sequence), permit);
+    }
     let mut home = take(&disk).unwrap();
     let table = Arc::new(table());
     let moment_of = Moment::mark(Arc::clone(&table), 10).unwrap();
@@ -207,8 +210,11 @@ fn sessions_come_back() {
     let verified = take(&disk).unwrap().restore(Restore::Latest).unwrap().unwrap();
     let mut restored = Sessions::new(&Seed::new(SEED));
     restored.restore(verified.outline().header.sessions_opened, verified.sessions());
-    assert_eq!(restored.is_done(id(70), moment(4).time), Ok(true));
-    assert_eq!(restored.is_done(id(71), moment(4).time), Ok(false));
+    let known =
+        [(70, Some(Done { permit: None })), (69, Some(Done { permit: Some(permit) })), (71, None)];
+    for (sequence, done) in known {
+        assert_eq!(restored.find(id(sequence), moment(4).time), Ok(done));
+    }
     assert_ne!(restored.open(moment(5).time), Ok(session));
 }
 

@@ -3,6 +3,7 @@
 use crate::engine::decision::{Decision, Reading, Refusal, Retry, Verdict};
 use crate::engine::group::Undecided;
 use crate::engine::kinds::NextUnit;
+use crate::engine::session::SessionError;
 use crate::engine::time::Nanos;
 use crate::policy::{Handle, Limit, Rendered, ResolveError, Unavailable};
 
@@ -53,8 +54,17 @@ pub(super) fn problem_report(problem: &Problem, handle: &Handle) -> ErrorReport 
         Problem::Undecided(undecided) => {
             (undecided_code(*undecided), undecided.describe().to_owned())
         }
+        Problem::BadId(error) => (session_code(*error), error.to_string()),
     };
     ErrorReport { code: code.to_owned(), message }
+}
+
+/// The protocol's name for a request id that cannot be judged.
+fn session_code(error: SessionError) -> &'static str {
+    match error {
+        SessionError::Unknown => "UNKNOWN_SESSION",
+        SessionError::Stale { .. } => "STALE_SEQUENCE",
+    }
 }
 
 /// The protocol's name for what a cluster did not decide.

@@ -415,7 +415,7 @@ impl Batch {
                 let api = handle.api_number();
                 match desk.decide(pinned, api, handle, &resolved, intent, stamp) {
                     Ok(Answered::Decided(decision)) => {
-                        if intent == Intent::Charge
+                        if intent.charges()
                             && let Some(limit) = desk.denial_due(&resolved, &decision)
                         {
                             let version = loaded.policy.version();

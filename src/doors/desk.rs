@@ -3,11 +3,11 @@
 //! A batch goes over the desk twice: first every request is resolved and its counters' cache
 //! lines are fetched, then every request is decided.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use crate::engine::command::{Amend, Charge, Effect, LimitId};
 use crate::engine::decision::{Decision, Reading, Refusal, Verdict};
-use crate::engine::group::{Command, Outcome, Undecided};
+use crate::engine::group::{Command, NotOnce, Once, Outcome, Undecided, check_once};
 use crate::engine::permit::PermitId;
 use crate::engine::quota::QuotaError;
 use crate::engine::session::{Full, RequestId, SessionError};
@@ -24,8 +24,25 @@ use super::{Instance, Loaded};
 pub enum Intent {
     /// It is, if it is allowed.
     Charge,
+    /// It is, if it is allowed and was not before under this id.
+    ChargeOnce(RequestId),
     /// It only wants to know.
     Peek,
+}
+
+impl Intent {
+    /// Whether the request is charged if it is allowed.
+    pub fn charges(self) -> bool {
+        self != Self::Peek
+    }
+
+    /// By which it is known if it is sent again.
+    pub fn id(self) -> Option<RequestId> {
+        match self {
+            Self::ChargeOnce(id) => Some(id),
+            Self::Charge | Self::Peek => None,
+        }
+    }
 }
 
 /// One thread's buffers for the requests that it resolves and decides.
@@ -67,13 +84,17 @@ pub enum Problem {
     Refused(Refusal),
     /// The cluster did not decide.
     Undecided(Undecided),
+    /// Its request id cannot be judged.
+    BadId(SessionError),
 }
 
-/// Why a cluster amended nothing.
-pub(crate) enum Unamended {
-    Problem(Problem),
-    /// Caller: the request id cannot be judged.
-    Id(SessionError),
+impl From<NotOnce> for Problem {
+    fn from(not: NotOnce) -> Self {
+        match not {
+            NotOnce::Refused(refusal) => Self::Refused(refusal),
+            NotOnce::BadId(error) => Self::BadId(error),
+        }
+    }
 }
 
 /// What requests are answered with that are only collected; nobody reads it.
@@ -247,18 +268,23 @@ impl Desk {
     ) -> Result<Answered, Problem> {
         if let Some(decision) = handle.ruled(resolved, stamp.now()) {
             self.readings.clear();
-            if intent == Intent::Charge {
+            if intent.charges() {
                 self.count(api, resolved, &decision);
             }
             return Ok(Answered::Decided(decision));
         }
         match self.judge(pinned, resolved.charges(), intent, stamp) {
-            Ok(decision) => {
-                if intent == Intent::Charge {
+            Ok(Once::First(decision)) => {
+                if intent.charges() {
                     self.count(api, resolved, &decision);
                 }
                 Ok(Answered::Decided(decision))
             }
+            Ok(Once::Again(decision)) => {
+                self.cells.check(api, cells::Outcome::Allow);
+                Ok(Answered::Decided(decision))
+            }
+            Err(problem @ Problem::BadId(_)) => Err(problem),
             Err(problem) => self.refused(api, handle, resolved, intent, problem),
         }
     }
@@ -271,15 +297,24 @@ impl Desk {
         charges: core::ops::Range<usize>,
         intent: Intent,
         stamp: &mut Stamp<F>,
-    ) -> Result<Decision, Problem> {
-        if self.docket.is_some() && intent == Intent::Charge {
-            return self.ask_cluster(pinned, charges, stamp);
+    ) -> Result<Once, Problem> {
+        if self.docket.is_some() && intent.charges() {
+            return self.ask_cluster(pinned, charges, intent.id(), stamp);
         }
         let charges = &self.charges[charges];
         match intent {
             Intent::Charge => pinned.check(charges, stamp, &mut self.readings),
             Intent::Peek => pinned.peek(charges, stamp, &mut self.readings),
+            Intent::ChargeOnce(id) => {
+                // Locked until it is done, so that the same request on another connection waits
+                // for this one.
+                let sessions = self.instance.sessions.lock();
+                let mut sessions = sessions.unwrap_or_else(PoisonError::into_inner);
+                let readings = &mut self.readings;
+                return Ok(check_once(pinned, &mut sessions, charges, id, stamp, readings)?);
+            }
         }
+        .map(Once::First)
         .map_err(Problem::Refused)
     }
 
@@ -288,23 +323,29 @@ impl Desk {
         &mut self,
         pinned: &Pinned<'_>,
         charges: core::ops::Range<usize>,
+        id: Option<RequestId>,
         stamp: &mut Stamp<F>,
-    ) -> Result<Decision, Problem> {
+    ) -> Result<Once, Problem> {
         let Some(docket) = &mut self.docket else {
             return Err(Problem::Undecided(Undecided::Unknown));
         };
-        let heard = docket.check(pinned, &self.charges[charges], None, stamp);
+        let heard = docket.check(pinned, &self.charges[charges], id, stamp);
         self.readings.clear();
         match heard {
             Heard::Denied(decision, readings) => {
                 self.readings.extend_from_slice(readings);
-                Ok(decision)
+                Ok(Once::First(decision))
             }
             Heard::Outcome(Outcome::Decided { decision, .. }, readings) => {
                 self.readings.extend_from_slice(readings);
-                Ok(*decision)
+                Ok(Once::First(*decision))
+            }
+            Heard::Outcome(Outcome::Repeated { decision, .. }, readings) => {
+                self.readings.extend_from_slice(readings);
+                Ok(Once::Again(*decision))
             }
             Heard::Outcome(Outcome::Refused(refusal), _) => Err(Problem::Refused(*refusal)),
+            Heard::Outcome(Outcome::BadId(error), _) => Err(Problem::BadId(*error)),
             Heard::Undecided(undecided) => Err(Problem::Undecided(undecided)),
             // No outcome of a check: what was charged is not known.
             Heard::Outcome(..) => Err(Problem::Undecided(Undecided::Unknown)),
@@ -346,17 +387,15 @@ impl Desk {
         charges: &[Charge],
         amend: Amend,
         id: Option<RequestId>,
-    ) -> Result<usize, Unamended> {
+    ) -> Result<usize, Problem> {
         let command = Command::Amend { charges: charges.len() as u16, amend, id };
-        let Some(docket) = &mut self.docket else { return Err(Unamended::Problem(COLLECTED)) };
+        let Some(docket) = &mut self.docket else { return Err(COLLECTED) };
         match docket.ask(command, charges) {
             Heard::Outcome(Outcome::Amended(counters), _) => Ok(*counters),
             Heard::Outcome(Outcome::Repeated { .. }, _) => Ok(charges.len()),
-            Heard::Outcome(Outcome::Refused(refusal), _) => {
-                Err(Unamended::Problem(Problem::Refused(*refusal)))
-            }
-            Heard::Outcome(Outcome::BadId(error), _) => Err(Unamended::Id(*error)),
-            heard => Err(Unamended::Problem(heard.problem())),
+            Heard::Outcome(Outcome::Refused(refusal), _) => Err(Problem::Refused(*refusal)),
+            Heard::Outcome(Outcome::BadId(error), _) => Err(Problem::BadId(*error)),
+            heard => Err(heard.problem()),
         }
     }
 
@@ -471,7 +510,7 @@ impl Desk {
         let denies = limits
             .filter_map(|&index| handle.limits().get(usize::from(index)))
             .any(|limit| limit.when_unavailable == Unavailable::Deny);
-        if intent == Intent::Charge {
+        if intent.charges() {
             self.cells.check(api, cells::Outcome::Unavailable);
         }
         if denies { Err(problem) } else { Ok(Answered::FailedOpen(problem)) }
@@ -494,9 +533,12 @@ impl Desk {
         intent: Intent,
         stamp: &mut Stamp<F>,
     ) -> Result<Decision, Problem> {
-        let decision = self.judge(pinned, charges.clone(), intent, stamp)?;
+        let decision = match self.judge(pinned, charges.clone(), intent, stamp)? {
+            Once::First(decision) => decision,
+            Once::Again(decision) => return Ok(decision),
+        };
         let charges = &self.charges[charges];
-        if intent == Intent::Charge {
+        if intent.charges() {
             let cells = self.cells.limit(LimitId::INLINE.0);
             let count = match decision.verdict {
                 Verdict::Allow => &cells.allow,

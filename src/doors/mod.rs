@@ -55,7 +55,6 @@ pub(crate) use batch::TRIES_MAX;
 pub use batch::{Batch, Outcome, SharedDesk};
 pub use changes::{Batch as ChangeBatch, Changes, Full, Kept, NotKept, Turn};
 pub use control::{Control, Failure, InForce, Loaded, Reloads, Standing};
-pub(crate) use desk::Unamended;
 pub use desk::{Answered, Desk, Intent, Problem};
 pub use docket::{Awaited, AwaitedChange, Consensus, ConsensusHandle, Docket};
 pub use journal::{Denial, Event, Journal};

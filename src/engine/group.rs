@@ -8,8 +8,8 @@ use alloc::vec::Vec;
 use core::ops::Range;
 
 use super::command::{Amend, Charge};
-use super::decision::{Decision, Reading, Refusal, Verdict};
-use super::permit::PermitId;
+use super::decision::{Decision, Reading, Refusal, Verdict, binding};
+use super::permit::{Permit, PermitId};
 use super::quota::QuotaError;
 use super::session::{Full, RequestId, SessionError, Sessions};
 use super::table::{Pinned, Stamp};
@@ -62,6 +62,14 @@ impl Command {
             Self::Release(_) | Self::Renew(..) | Self::Open => 0,
         }
     }
+
+    /// By which it is known if it is sent again.
+    pub fn id(&self) -> Option<RequestId> {
+        match *self {
+            Self::Check { id, .. } | Self::Amend { id, .. } => id,
+            Self::Release(_) | Self::Renew(..) | Self::Open => None,
+        }
+    }
 }
 
 /// What came of a command.
@@ -74,11 +82,12 @@ pub enum Outcome {
         /// Its readings in [`Outcomes::readings`].
         readings: Range<usize>,
     },
-    /// A request with this id was done before; nothing was charged now. A check's readings are as
-    /// of now.
+    /// A request with this id was done before; nothing was charged now. A check was allowed then,
+    /// and its readings are as of now.
     Repeated {
-        /// The moment.
-        now: Now,
+        /// The moment, and the permit that the check was given, if it still holds anything. It is
+        /// kept from now on for as long as it was given.
+        decision: Decision,
         /// The check's readings in [`Outcomes::readings`].
         readings: Range<usize>,
     },
@@ -184,7 +193,12 @@ impl Group {
             let charges = &self.charges[at..at + command.charges()];
             at += command.charges();
             readings.clear();
-            let outcome = match refused(place) {
+            let refusal = match (refused(place), command.id()) {
+                // What was done before needs no room now.
+                (Some(_), Some(id)) if sessions.find(id, now.time) != Ok(None) => None,
+                (refusal, _) => refusal,
+            };
+            let outcome = match refusal {
                 Some(refusal) => Outcome::Refused(refusal),
                 None => perform(command, charges, pinned, sessions, now, readings),
             };
@@ -194,7 +208,9 @@ impl Group {
             let range = begin..outcomes.readings.len();
             outcomes.list.push(match outcome {
                 Outcome::Decided { decision, .. } => Outcome::Decided { decision, readings: range },
-                Outcome::Repeated { now, .. } => Outcome::Repeated { now, readings: range },
+                Outcome::Repeated { decision, .. } => {
+                    Outcome::Repeated { decision, readings: range }
+                }
                 other => other,
             });
         }
@@ -211,32 +227,25 @@ fn perform(
 ) -> Outcome {
     let mut stamp = Stamp::new(|| now);
     match *command {
-        Command::Check { id, .. } => {
-            match id.map_or(Ok(false), |id| sessions.is_done(id, now.time)) {
-                Ok(false) => {}
-                Ok(true) => {
-                    return match pinned.peek(charges, &mut stamp, readings) {
-                        Ok(_) => Outcome::Repeated { now, readings: 0..0 },
-                        Err(refusal) => Outcome::Refused(refusal),
-                    };
-                }
-                Err(error) => return Outcome::BadId(error),
-            }
-            match pinned.check(charges, &mut stamp, readings) {
-                Ok(decision) => {
-                    // A denial is decided anew: only charges are remembered.
-                    if let (Some(id), Verdict::Allow) = (id, decision.verdict) {
-                        sessions.mark_done(id);
-                    }
-                    Outcome::Decided { decision, readings: 0..0 }
-                }
-                Err(refusal) => Outcome::Refused(refusal),
+        Command::Check { id: None, .. } => match pinned.check(charges, &mut stamp, readings) {
+            Ok(decision) => Outcome::Decided { decision, readings: 0..0 },
+            Err(refusal) => Outcome::Refused(refusal),
+        },
+        Command::Check { id: Some(id), .. } => {
+            match check_once(pinned, sessions, charges, id, &mut stamp, readings) {
+                Ok(Once::First(decision)) => Outcome::Decided { decision, readings: 0..0 },
+                Ok(Once::Again(decision)) => Outcome::Repeated { decision, readings: 0..0 },
+                Err(NotOnce::Refused(refusal)) => Outcome::Refused(refusal),
+                Err(NotOnce::BadId(error)) => Outcome::BadId(error),
             }
         }
         Command::Amend { amend, id, .. } => {
-            match id.map_or(Ok(false), |id| sessions.is_done(id, now.time)) {
-                Ok(false) => {}
-                Ok(true) => return Outcome::Repeated { now, readings: 0..0 },
+            match id.map_or(Ok(None), |id| sessions.find(id, now.time)) {
+                Ok(None) => {}
+                Ok(Some(_)) => {
+                    let decision = allowed_before(now, None, &[]);
+                    return Outcome::Repeated { decision, readings: 0..0 };
+                }
                 Err(error) => return Outcome::BadId(error),
             }
             let amended = pinned.amend(charges, amend, &mut stamp, readings);
@@ -244,7 +253,7 @@ fn perform(
             match amended {
                 Ok((counters, _)) => {
                     if let Some(id) = id {
-                        sessions.mark_done(id);
+                        sessions.mark_done(id, None);
                     }
                     Outcome::Amended(counters)
                 }
@@ -261,4 +270,59 @@ fn perform(
             Err(full) => Outcome::NoSession(full),
         },
     }
+}
+
+/// What came of a check with a request id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Once {
+    /// It was decided now.
+    First(Decision),
+    /// It was allowed before, and nothing was charged now.
+    Again(Decision),
+}
+
+/// Why a check with a request id was not decided. Nothing was charged now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotOnce {
+    /// The engine would not.
+    Refused(Refusal),
+    /// Whether it was charged before cannot be told.
+    BadId(SessionError),
+}
+
+/// Decides a check that is charged once, however often it comes. A denial is decided anew: only
+/// charges are remembered. One that was charged is allowed again, with the counters as they stand
+/// now, and its permit is kept from now on for as long as it was given.
+///
+/// # Errors
+/// See [`NotOnce`].
+pub fn check_once<F: FnMut() -> Now>(
+    pinned: &Pinned<'_>,
+    sessions: &mut Sessions,
+    charges: &[Charge],
+    id: RequestId,
+    stamp: &mut Stamp<F>,
+    readings: &mut Vec<Reading>,
+) -> Result<Once, NotOnce> {
+    let now = stamp.now();
+    let Some(done) = sessions.find(id, now.time).map_err(NotOnce::BadId)? else {
+        let decision = pinned.check(charges, stamp, readings).map_err(NotOnce::Refused)?;
+        if decision.verdict == Verdict::Allow {
+            sessions.mark_done(id, decision.permit.map(|permit| permit.id));
+        }
+        return Ok(Once::First(decision));
+    };
+    let kept = done.permit.and_then(|id| {
+        // Without a lease of one's own there is none that could be out of range.
+        let lapses_after = pinned.renew(id, None, stamp).ok().flatten()?;
+        Some(Permit { id, lapses_after })
+    });
+    let peeked = pinned.peek(charges, stamp, readings).map_err(NotOnce::Refused)?;
+    Ok(Once::Again(allowed_before(peeked.now, kept, readings)))
+}
+
+/// A decision to allow that was made before, as it is told at another moment.
+fn allowed_before(now: Now, permit: Option<Permit>, readings: &[Reading]) -> Decision {
+    let verdict = Verdict::Allow;
+    Decision { verdict, binding: binding(verdict, readings), now, permit }
 }

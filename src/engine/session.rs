@@ -2,16 +2,22 @@
 //!
 //! A request id is a session and a sequence number within it. Of each session the highest number
 //! seen and which of the numbers right below it were done are remembered; a number further below
-//! cannot be told any more. Whether a number was done is all that is kept.
+//! cannot be told any more. Whether a number was done is all that is kept, and of a check that was
+//! given a permit, which.
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
+use core::fmt;
 
 use super::key::{KeySpace, Seed};
+use super::permit::PermitId;
 use super::time::{Nanos, Timestamp};
 
 /// Numbers of a session that are remembered: the highest and those right below it.
 pub const WINDOW: u64 = 1024;
+
+/// Permits of a session that are remembered; with one more the oldest request's is forgotten.
+pub const PERMITS_MAX: usize = 256;
 
 /// The most sessions at one time.
 pub const SESSIONS_MAX: usize = 10_000;
@@ -41,6 +47,17 @@ pub enum SessionError {
     },
 }
 
+impl fmt::Display for SessionError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unknown => write!(f, "there is no such session, or it was idle for too long"),
+            Self::Stale { lowest } => {
+                write!(f, "the lowest sequence that can still be told is {lowest}")
+            }
+        }
+    }
+}
+
 /// There are [`SESSIONS_MAX`] sessions, and none of them is idle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Full;
@@ -52,8 +69,15 @@ pub struct Sessions {
     opened: u64,
 }
 
-/// A session as a snapshot has it.
+/// What is remembered of a request that was done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Done {
+    /// The permit that it was given, if it is remembered.
+    pub permit: Option<PermitId>,
+}
+
+/// A session as a snapshot has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SavedSession {
     /// Its name.
     pub name: u64,
@@ -63,14 +87,17 @@ pub struct SavedSession {
     pub used_at: Timestamp,
     /// Which numbers were done, at the number modulo [`WINDOW`].
     pub done: [u64; (WINDOW / 64) as usize],
+    /// Permits that were given, by number.
+    pub permits: Vec<(u64, PermitId)>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Session {
     highest: u64,
     /// Which numbers were done, at the number modulo the window.
     done: [u64; (WINDOW / 64) as usize],
     used_at: Timestamp,
+    permits: BTreeMap<u64, PermitId>,
 }
 
 impl Session {
@@ -90,6 +117,33 @@ impl Session {
             (self.highest + 1..=number).for_each(|number| self.forget(number));
         }
         self.highest = number;
+        let lowest = self.lowest();
+        while self.permits.first_key_value().is_some_and(|(&number, _)| number < lowest) {
+            self.permits.pop_first();
+        }
+    }
+
+    /// The lowest number that can be told.
+    fn lowest(&self) -> u64 {
+        self.highest.saturating_add(1).saturating_sub(WINDOW).max(1)
+    }
+
+    fn is_done(&self, number: u64) -> bool {
+        let (word, bit) = place(number);
+        number <= self.highest && self.done[word] >> bit & 1 == 1
+    }
+
+    /// Marks a number in the window as done.
+    fn mark_done(&mut self, number: u64, permit: Option<PermitId>) {
+        self.reach(number);
+        let (word, bit) = place(number);
+        self.done[word] |= 1 << bit;
+        if let Some(permit) = permit {
+            self.permits.insert(number, permit);
+            if self.permits.len() > PERMITS_MAX {
+                self.permits.pop_first();
+            }
+        }
     }
 }
 
@@ -107,9 +161,12 @@ impl Sessions {
 
     /// How many were ever opened, and each that is remembered.
     pub fn saved(&self) -> (u64, Vec<SavedSession>) {
-        let saved = self.sessions.iter().map(|(&name, session)| {
-            let Session { highest, done, used_at } = *session;
-            SavedSession { name, highest, used_at, done }
+        let saved = self.sessions.iter().map(|(&name, session)| SavedSession {
+            name,
+            highest: session.highest,
+            used_at: session.used_at,
+            done: session.done,
+            permits: session.permits.iter().map(|(&number, &permit)| (number, permit)).collect(),
         });
         (self.opened, saved.collect())
     }
@@ -118,8 +175,10 @@ impl Sessions {
     /// that no name is given twice.
     pub fn restore(&mut self, opened: u64, saved: impl IntoIterator<Item = SavedSession>) {
         self.opened = opened;
-        for SavedSession { name, highest, used_at, done } in saved.into_iter().take(SESSIONS_MAX) {
-            self.sessions.insert(name, Session { highest, done, used_at });
+        for saved in saved.into_iter().take(SESSIONS_MAX) {
+            let SavedSession { name, highest, used_at, done, permits } = saved;
+            let permits = permits.into_iter().take(PERMITS_MAX).collect();
+            self.sessions.insert(name, Session { highest, done, used_at, permits });
         }
     }
 
@@ -136,32 +195,31 @@ impl Sessions {
         }
         self.opened += 1;
         let name = self.names.key_of_one(&self.opened.to_le_bytes()).low;
-        let done = [0; _];
-        self.sessions.insert(name, Session { highest: 0, done, used_at: now });
+        let (done, permits) = ([0; _], BTreeMap::new());
+        self.sessions.insert(name, Session { highest: 0, done, used_at: now, permits });
         Ok(name)
     }
 
-    /// Whether a request was done before.
+    /// What is remembered of a request; `None` if it was not done.
     ///
     /// # Errors
     /// See [`SessionError`].
-    pub fn is_done(&mut self, id: RequestId, now: Timestamp) -> Result<bool, SessionError> {
+    pub fn find(&mut self, id: RequestId, now: Timestamp) -> Result<Option<Done>, SessionError> {
         let session = self.sessions.get_mut(&id.session).ok_or(SessionError::Unknown)?;
         session.used_at = session.used_at.max(now);
-        let lowest = session.highest.saturating_add(1).saturating_sub(WINDOW).max(1);
+        let lowest = session.lowest();
         if id.sequence < lowest {
             return Err(SessionError::Stale { lowest });
         }
-        let (word, bit) = place(id.sequence);
-        Ok(id.sequence <= session.highest && session.done[word] >> bit & 1 == 1)
+        let permit = session.permits.get(&id.sequence).copied();
+        Ok(session.is_done(id.sequence).then_some(Done { permit }))
     }
 
-    /// Remembers that a request was done. It was just asked for with [`Sessions::is_done`].
-    pub fn mark_done(&mut self, id: RequestId) {
+    /// Remembers that a request was done, and the permit that it was given. It was just asked for
+    /// with [`Sessions::find`].
+    pub fn mark_done(&mut self, id: RequestId, permit: Option<PermitId>) {
         if let Some(session) = self.sessions.get_mut(&id.session) {
-            session.reach(id.sequence);
-            let (word, bit) = place(id.sequence);
-            session.done[word] |= 1 << bit;
+            session.mark_done(id.sequence, permit);
         }
     }
 }
@@ -189,17 +247,39 @@ mod tests {
             let (mut done, mut highest) = (BTreeSet::new(), 0);
             for sequence in numbers {
                 let id = RequestId { session, sequence };
-                let known = sessions.is_done(id, at(2));
+                let known = sessions.find(id, at(2));
                 if sequence + WINDOW <= highest {
                     let lowest = highest + 1 - WINDOW;
                     prop_assert_eq!(known, Err(SessionError::Stale { lowest }));
                     continue;
                 }
-                prop_assert_eq!(known, Ok(!done.insert(sequence)));
-                sessions.mark_done(id);
+                let done = (!done.insert(sequence)).then_some(Done { permit: None });
+                prop_assert_eq!(known, Ok(done));
+                sessions.mark_done(id, None);
                 highest = highest.max(sequence);
             }
         }
+    }
+
+    #[test]
+    fn the_latest_permits_are_remembered() {
+        let mut sessions = Sessions::new(&Seed::new([1; 16]));
+        let session = sessions.open(at(1)).unwrap();
+        let id = |sequence| RequestId { session, sequence };
+        let permit = |sequence: u64| PermitId(u128::from(sequence).to_le_bytes());
+        let given = PERMITS_MAX as u64 + 1;
+        for sequence in 1..=given {
+            assert_eq!(sessions.find(id(sequence), at(1)), Ok(None));
+            sessions.mark_done(id(sequence), Some(permit(sequence)));
+        }
+        assert_eq!(sessions.find(id(1), at(1)), Ok(Some(Done { permit: None })));
+        for sequence in 2..=given {
+            let done = Done { permit: Some(permit(sequence)) };
+            assert_eq!(sessions.find(id(sequence), at(1)), Ok(Some(done)));
+        }
+        sessions.mark_done(id(given + WINDOW), None);
+        let (_, saved) = sessions.saved();
+        assert_eq!(saved[0].permits, []);
     }
 
     #[test]
@@ -210,10 +290,10 @@ mod tests {
         assert_eq!(names.len(), SESSIONS_MAX);
         assert_eq!(sessions.open(at(601)), Err(Full));
         let used = RequestId { session: *names.first().unwrap(), sequence: 1 };
-        assert_eq!(sessions.is_done(used, at(500)), Ok(false));
+        assert_eq!(sessions.find(used, at(500)), Ok(None));
         assert!(sessions.open(at(602)).is_ok());
-        assert_eq!(sessions.is_done(used, at(602)), Ok(false));
+        assert_eq!(sessions.find(used, at(602)), Ok(None));
         let gone = RequestId { session: *names.last().unwrap(), sequence: 1 };
-        assert_eq!(sessions.is_done(gone, at(602)), Err(SessionError::Unknown));
+        assert_eq!(sessions.find(gone, at(602)), Err(SessionError::Unknown));
     }
 }

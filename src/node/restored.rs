@@ -185,8 +185,8 @@ impl Changed {
         let now = instance.clock.now().time;
         for id in self.done.drain(..) {
             // A session that began after the snapshot is forgotten, and so are its numbers.
-            if sessions.is_done(id, now) == Ok(false) {
-                sessions.mark_done(id);
+            if sessions.find(id, now) == Ok(None) {
+                sessions.mark_done(id, None);
             }
         }
     }

@@ -1,12 +1,16 @@
 //! Three real nodes, and what is promised of them together.
 
 use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tollkeeper_protocol::client::{Answer, CheckArgs, Client, ClientError, Handle};
 use tollkeeper_protocol::request::Form;
 use tollkeeper_protocol::status::{Code, Decision};
+use tollkeeper_protocol::{PermitId, RequestId};
 
 use crate::fleet::{Fleet, code, connect};
 use crate::support::PATIENCE;
@@ -37,6 +41,11 @@ fn run(test: impl Future<Output = ()>) {
 fn post(path: &str, user: &str) -> CheckArgs {
     let args = CheckArgs::new().value("method", "POST").value("path", path.to_owned());
     args.value("user", user).value("region", "r").value("team", "t")
+}
+
+/// A request for the limit of policies that have but one.
+fn day() -> CheckArgs {
+    CheckArgs::new().value("method", "POST").value("path", "/day").value("user", "u")
 }
 
 async fn prepared(fleet: &Fleet, node: usize) -> (Client, Handle) {
@@ -230,6 +239,244 @@ async fn fleet_answers(client: &Client, handle: &Handle, args: &CheckArgs) -> An
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// A check that is sent again, to whatever node and after whatever befell the first, is charged
+/// once and names the same permit.
+#[test]
+fn a_check_sent_again_is_charged_once() {
+    let mut fleet = Fleet::begin("cluster-again", POLICY, 3, 0);
+    let (mut ids, mut permit) = (Vec::new(), None);
+    let again = async |fleet: &Fleet, ids: &[RequestId], permit: Option<PermitId>| {
+        for node in fleet.running() {
+            let (client, handle) = prepared(fleet, node).await;
+            for id in &ids[..3] {
+                let args = post("/three", "u").form(Form::NUMBERS).once(*id);
+                let (answer, _) = ask(&client, &handle, &args).await;
+                let left = left(&handle, &answer);
+                assert_eq!((left["three"], left["region"], left["day"]), (27, 77, 47), "{id:?}");
+            }
+            let (answer, _) = ask(&client, &handle, &post("/job", "u").once(ids[3])).await;
+            assert_eq!(answer.permit.map(|permit| permit.id), permit);
+            // The permit is held: whoever asks under another id gets none.
+            assert!(!ask(&client, &handle, &post("/job", "u")).await.0.is_allowed());
+        }
+    };
+    run(async {
+        let (client, handle) = prepared(&fleet, 0).await;
+        let session = client.session().await.unwrap();
+        for _ in 0..3 {
+            ids.push(session.next_id());
+            let args = post("/three", "u").once(ids[ids.len() - 1]);
+            assert!(client.check(&handle, &args).await.unwrap().is_allowed());
+        }
+        ids.push(session.next_id());
+        let job = client.check(&handle, &post("/job", "u").once(ids[3])).await.unwrap();
+        permit = job.permit.map(|permit| permit.id);
+        assert!(permit.is_some());
+        again(&fleet, &ids, permit).await;
+    });
+    let leader = fleet.leader();
+    fleet.kill(leader);
+    run(again(&fleet, &ids, permit));
+    fleet.restart(&[leader]);
+    // From a snapshot, too.
+    for node in 0..3 {
+        let taken = fleet.tell(node, &["cluster", "snapshot"]);
+        assert_eq!(taken.code, 0, "{taken:?}");
+        fleet.kill(node);
+        fleet.restart(&[node]);
+        fleet.await_ready();
+    }
+    run(again(&fleet, &ids, permit));
+}
+
+/// Nodes are restarted one by one, with grace and without, while clients ask: every request gets
+/// its decision, and each that was allowed was charged once.
+#[test]
+fn a_rolling_restart_loses_no_request() {
+    const LIMIT: u64 = 1_000_000;
+    let policy = format!(
+        "schema = 1\n[api.shop]\n[api.shop.limit]\n\
+         day = {{ on = '/day', per = ['user'], fixed = '{LIMIT}/day', align = 'first', \
+         when_unavailable = 'deny' }}\n"
+    );
+    let mut fleet = Fleet::begin("cluster-rolling", &policy, 3, 0);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let (cluster, handle) = runtime.block_on(async {
+        let cluster = fleet.cluster_client(Duration::from_secs(10)).await;
+        let handle = cluster.prepare("shop", None).await.unwrap();
+        (cluster, handle)
+    });
+    let asking: Vec<_> = (0..20)
+        .map(|_| {
+            let (cluster, handle, stop) = (cluster.clone(), handle.clone(), Arc::clone(&stop));
+            runtime.spawn(async move {
+                let (mut allowed, mut slowest) = (0, Duration::ZERO);
+                while !stop.load(Ordering::Relaxed) {
+                    let asked = Instant::now();
+                    let answer = cluster.check(&handle, &day()).await.unwrap();
+                    assert!(answer.is_allowed() && !answer.failed_open, "{answer:?}");
+                    slowest = slowest.max(asked.elapsed());
+                    allowed += 1;
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                }
+                (allowed, slowest)
+            })
+        })
+        .collect();
+    for graceful in [true, false] {
+        for node in 0..3 {
+            if graceful {
+                let daemon = fleet.nodes[node].take().unwrap();
+                daemon.terminate();
+                let (status, log) = daemon.wait();
+                assert!(status.success(), "{log}");
+            } else {
+                fleet.kill(node);
+            }
+            fleet.restart(&[node]);
+            fleet.await_ready();
+        }
+    }
+    stop.store(true, Ordering::Relaxed);
+    let (mut allowed, mut slowest) = (0, Duration::ZERO);
+    for asked in asking {
+        let (of_one, slowest_of_one) = runtime.block_on(asked).unwrap();
+        (allowed, slowest) = (allowed + of_one, slowest.max(slowest_of_one));
+    }
+    let args = day().form(Form::NUMBERS);
+    let peeked = runtime.block_on(cluster.peek(&handle, &args)).unwrap();
+    println!("{allowed} requests, the slowest took {slowest:?}");
+    assert!(allowed > 100);
+    assert_eq!(LIMIT - left(&handle, &peeked)["day"], allowed);
+}
+
+/// The policy changes again and again while clients ask at all nodes: whatever was decided behind
+/// a change was decided by the new numbers, and every answer says by which policy.
+#[test]
+fn a_policy_changes_at_one_place_in_the_log() {
+    let policy = |units: u64| {
+        format!(
+            "schema = 1\n[api.shop]\n[api.shop.limit]\n\
+             day = {{ on = '/day', per = ['user'], fixed = '{units}/day', align = 'first', \
+             when_unavailable = 'deny' }}\n"
+        )
+    };
+    let fleet = Fleet::begin("cluster-policies", &policy(1_000_000), 3, 0);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let asking: Vec<_> = (0..3)
+        .cycle()
+        .take(12)
+        .map(|node| {
+            let (client, handle) = runtime.block_on(prepared(&fleet, node));
+            let stop = Arc::clone(&stop);
+            runtime.spawn(async move {
+                let args = day().form(Form::NUMBERS);
+                let mut told = Vec::new();
+                while !stop.load(Ordering::Relaxed) {
+                    let answer = client.check(&handle, &args).await.unwrap();
+                    assert!(answer.is_allowed() && !answer.failed_open, "{answer:?}");
+                    let limit = answer.numbers.as_ref().unwrap().limits[0].limit;
+                    let witness = answer.witness;
+                    told.push((witness.log_index, witness.policy_version, limit));
+                }
+                told
+            })
+        })
+        .collect();
+    let limits: Vec<u64> = (1..=10).map(|round| 1_000_000 + round).collect();
+    for (round, limit) in limits.iter().enumerate() {
+        let file = fleet.directory.write(&format!("policy-{round}.toml"), &policy(*limit));
+        let applied = fleet.tell(round % 3, &["policy", "apply", &file]);
+        assert_eq!(applied.code, 0, "{applied:?}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    stop.store(true, Ordering::Relaxed);
+    let mut told = Vec::new();
+    for asked in asking {
+        told.extend(runtime.block_on(asked).unwrap());
+    }
+    told.sort_unstable();
+    // In the order of the log the numbers never go back, and each version has one number.
+    assert!(told.is_sorted_by_key(|&(_, _, limit)| limit));
+    let mut versions: Vec<(u64, u64)> =
+        told.iter().map(|&(_, version, limit)| (version, limit)).collect();
+    versions.dedup();
+    assert_eq!(versions.len(), limits.len() + 1, "{versions:?}");
+    let mut names: Vec<u64> = versions.iter().map(|(version, _)| *version).collect();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), versions.len());
+    println!("{} answers, {} versions", told.len(), versions.len());
+}
+
+/// What a Redis client gets for one command of five numbers.
+fn throttle(address: &str, key: &str) -> Vec<i64> {
+    let mut stream = std::net::TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    write!(stream, "CL.THROTTLE {key} 29 30 86400 1\r\n").unwrap();
+    let mut lines = BufReader::new(stream).lines().map(Result::unwrap);
+    assert_eq!(lines.next().as_deref(), Some("*5"));
+    lines.take(5).map(|line| line.trim_start_matches(':').parse().unwrap()).collect()
+}
+
+/// All doors of all nodes ask the same cluster.
+#[test]
+fn other_doors_decide_as_one_too() {
+    let mut fleet = Fleet::plan("cluster-doors", POLICY, 3);
+    fleet.flags = ["--resp", "127.0.0.1:0", "--http", "127.0.0.1:0"].map(str::to_owned).to_vec();
+    fleet.init(3);
+    let doors: Vec<(String, String)> = (0..3)
+        .map(|node| {
+            let ready = &fleet.node(node).ready;
+            let door = |word: &str| {
+                let (_, rest) = ready.split_once(word).unwrap_or_else(|| panic!("{ready}"));
+                rest.split_whitespace().next().unwrap().to_owned()
+            };
+            (door(" resp "), door(" http "))
+        })
+        .collect();
+    // One counter of redis-cell's arguments, burst 30, asked at each node in turn.
+    let mut remaining = Vec::new();
+    for (resp, _) in doors.iter().cycle().take(30) {
+        let reply = throttle(resp, "k");
+        assert_eq!((reply[0], reply[1]), (0, 30), "{reply:?}");
+        remaining.push(reply[2]);
+    }
+    assert_eq!(remaining, (0..30).rev().collect::<Vec<i64>>());
+    for (resp, _) in &doors {
+        assert_eq!(throttle(resp, "k")[0], 1);
+    }
+    // One limit of the policy, asked at each node by each door in turn.
+    let body = r#"{"api":"shop","method":"POST","path":"/buy","attributes":{"user":"u"}}"#;
+    let mut allowed = 0;
+    for turn in 0..90 {
+        let (resp, http) = &doors[turn % 3];
+        allowed += u64::from(match turn % 2 {
+            0 => {
+                let mut stream = std::net::TcpStream::connect(resp).unwrap();
+                stream.set_read_timeout(Some(PATIENCE)).unwrap();
+                write!(stream, "TOLL.CHECK shop POST /buy user u\r\n").unwrap();
+                let mut lines = BufReader::new(stream).lines().map(Result::unwrap);
+                lines.find(|line| line == "allow" || line == "deny").unwrap() == "allow"
+            }
+            _ => {
+                let url = format!("http://{http}/v1/check");
+                let sent = ureq::post(&url).header("Content-Type", "application/json").send(body);
+                let answer = sent.unwrap().body_mut().read_to_string().unwrap();
+                let answer: Value = serde_json::from_str(&answer).unwrap();
+                answer["decision"] == "allow"
+            }
+        });
+    }
+    assert_eq!(allowed, 60);
+    run(async {
+        let (client, handle) = prepared(&fleet, 1).await;
+        assert!(!client.check(&handle, &post("/buy", "u")).await.unwrap().is_allowed());
+    });
 }
 
 /// A fourth node catches up and decides with the others; the first one goes.

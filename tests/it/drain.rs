@@ -126,6 +126,7 @@ fn never_read(daemon: &Daemon) -> TcpStream {
             tied: false,
             handle,
             layout,
+            id: None,
             deadline_nanos: None,
             costs: [][..].into(),
             values: values[..].into(),

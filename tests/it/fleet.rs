@@ -4,7 +4,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use tollkeeper_protocol::client::{Client, ClientError, OnUnavailable, Options};
+use tollkeeper_protocol::client::{Client, ClientError, Cluster, OnUnavailable, Options};
 use tollkeeper_protocol::status::Code;
 
 use crate::support::{Daemon, Directory, PATIENCE, Starting, command, run};
@@ -27,6 +27,8 @@ pub(crate) struct Fleet {
     policy: String,
     /// What each node is started with besides.
     pub(crate) environment: Vec<Vec<(String, String)>>,
+    /// Flags of all nodes besides.
+    pub(crate) flags: Vec<String>,
 }
 
 /// Addresses that nobody listens on: the system chose their ports.
@@ -57,7 +59,14 @@ impl Fleet {
         };
         let seats = addresses.chunks(3).map(seat).collect();
         let nodes = (0..count).map(|_| None).collect();
-        Self { directory, seats, nodes, policy, environment: vec![Vec::new(); count] }
+        Self {
+            directory,
+            seats,
+            nodes,
+            policy,
+            environment: vec![Vec::new(); count],
+            flags: Vec::new(),
+        }
     }
 
     /// Begins the cluster with the first `members` nodes.
@@ -99,7 +108,8 @@ impl Fleet {
             .args(["--node-id", &(node + 1).to_string(), "--data", &self.data(node)])
             .args(["--listen", &seat.clients.to_string(), "--admin", &seat.admin.to_string()])
             .args(["--peer-listen", &seat.peers.to_string()])
-            .args(["--advertise", &seat.advertised.to_string(), "--workers", "2"]);
+            .args(["--advertise", &seat.advertised.to_string(), "--workers", "2"])
+            .args(&self.flags);
         serve.envs(self.environment[node].iter().map(|(name, value)| (name, value)));
         Starting::of(&mut serve)
     }
@@ -173,6 +183,12 @@ impl Fleet {
         })
     }
 
+    /// A client of all nodes, which sends again what got no answer.
+    pub(crate) async fn cluster_client(&self, deadline: Duration) -> Cluster {
+        let addresses = self.seats.iter().map(|seat| seat.clients.to_string());
+        Cluster::connect(addresses, options(deadline)).await.unwrap()
+    }
+
     /// A client of a node.
     pub(crate) async fn client(&self, node: usize) -> Client {
         connect(self.seats[node].clients, Duration::from_secs(10)).await
@@ -181,13 +197,16 @@ impl Fleet {
 
 /// A client that tells what it was told.
 pub(crate) async fn connect(address: SocketAddr, deadline: Duration) -> Client {
-    let options = Options {
+    Client::connect(address.to_string(), options(deadline)).await.unwrap()
+}
+
+fn options(deadline: Duration) -> Options {
+    Options {
         deadline,
         backoff_max: Duration::from_millis(100),
         on_unavailable: OnUnavailable::Report,
         ..Options::default()
-    };
-    Client::connect(address.to_string(), options).await.unwrap()
+    }
 }
 
 /// The code that a server refused with.

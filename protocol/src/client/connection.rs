@@ -25,7 +25,7 @@ use super::copy_io;
 use super::error::{ClientError, ServerError};
 use super::options::{Counters, Event, Options, ServerInfo};
 use crate::framing::next_frame;
-use crate::header::{Envelope, Op};
+use crate::header::{Envelope, Flags, Op};
 use crate::limits::{ANSWER_BYTES_MAX, IN_FLIGHT_MAX, VERSION_MAX, VERSION_MIN};
 use crate::permit::Permit;
 use crate::request::{Hello, Ping, Release, Reply};
@@ -74,6 +74,11 @@ impl Shared {
     pub(super) fn server(&self) -> Arc<ServerInfo> {
         let server = self.server.read().unwrap_or_else(PoisonError::into_inner);
         server.clone().expect("a client exists only after its first handshake")
+    }
+
+    fn instance(&self) -> Option<[u8; 16]> {
+        let server = self.server.read().unwrap_or_else(PoisonError::into_inner);
+        server.as_ref().map(|server| server.instance)
     }
 
     // The counters are read alone, so no ordering is asked of them.
@@ -185,13 +190,24 @@ enum End {
     WentAway,
 }
 
-/// Serves the queue until all clients are gone.
-pub(super) async fn drive(shared: Arc<Shared>, mut link: Link, mut queue: mpsc::Receiver<Command>) {
+/// Serves the queue until all clients are gone. Without a link it begins by making one.
+pub(super) async fn drive(
+    shared: Arc<Shared>,
+    link: Option<Link>,
+    mut queue: mpsc::Receiver<Command>,
+) {
+    let mut link = match link {
+        Some(link) => link,
+        None => match reconnect(&shared, &mut queue).await {
+            Some(link) => link,
+            None => return,
+        },
+    };
     loop {
         let mut session = Session::new(&shared, link);
         let end = session.run(&mut queue).await;
-        for (_, reply) in session.waiting.drain() {
-            let _ = reply.send(Err(ClientError::Lost { addr: shared.addr.clone() }));
+        for (_, waiting) in session.waiting.drain() {
+            let _ = waiting.reply.send(Err(ClientError::Lost { addr: shared.addr.clone() }));
         }
         drop(session);
         match end {
@@ -201,11 +217,11 @@ pub(super) async fn drive(shared: Arc<Shared>, mut link: Link, mut queue: mpsc::
                 shared.tell(&Event::Disconnected { reason: "the server left".into() });
             }
         }
-        let before = shared.server().instance;
+        let before = shared.instance();
         let Some(fresh) = reconnect(&shared, &mut queue).await else { return };
         link = fresh;
         shared.reconnects.fetch_add(1, Ordering::Relaxed);
-        let instance_changed = shared.server().instance != before;
+        let instance_changed = shared.instance() != before;
         shared.tell(&Event::Reconnected { instance_changed });
     }
 }
@@ -240,12 +256,25 @@ fn jittered(pause: Duration) -> Duration {
     pause / 2 + (pause / 2).mul_f64((random >> 11) as f64 / (1u64 << 53) as f64)
 }
 
+/// Who waits for an answer.
+struct Waiting {
+    reply: oneshot::Sender<Result<Bytes, ClientError>>,
+    /// The request may be sent again under its id, and then has the same permit.
+    has_id: bool,
+}
+
+/// Whether an encoded request has a request id.
+fn has_request_id(frame: &[u8]) -> bool {
+    let flags = frame.get(6..8).and_then(|flags| flags.first_chunk().copied());
+    flags.is_some_and(|flags| Flags(u16::from_le_bytes(flags)).contains(Flags::REQUEST_ID))
+}
+
 struct Session<'s> {
     shared: &'s Shared,
     stream: TcpStream,
     input: BytesMut,
     output: BytesMut,
-    waiting: HashMap<u64, oneshot::Sender<Result<Bytes, ClientError>>>,
+    waiting: HashMap<u64, Waiting>,
     next_call: u64,
     in_flight_max: usize,
     going_away: bool,
@@ -342,7 +371,8 @@ impl<'s> Session<'s> {
             Some(reply) => {
                 let call = self.next_call;
                 self.next_call += 1;
-                self.waiting.insert(call, reply);
+                let has_id = has_request_id(&command.frame);
+                self.waiting.insert(call, Waiting { reply, has_id });
                 call
             }
             None => UNANSWERED_CALL,
@@ -369,8 +399,9 @@ impl<'s> Session<'s> {
                 if let Some(end) = self.unasked(header.op, &frame) {
                     return Some(end);
                 }
-            } else if let Some(reply) = self.waiting.remove(&header.call)
+            } else if let Some(Waiting { reply, has_id }) = self.waiting.remove(&header.call)
                 && let Err(Ok(frame)) = reply.send(Ok(frame))
+                && !has_id
             {
                 // Who waited has given up, and a permit that came too late is nobody's.
                 self.give_back(&frame);

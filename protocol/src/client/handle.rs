@@ -9,7 +9,9 @@ use std::sync::{PoisonError, RwLock};
 
 use super::error::ClientError;
 use crate::codec::{List, Sparse};
-use crate::request::{BatchRequest, Check, CheckInline, Form, InlineLimit, Intent, Request};
+use crate::request::{
+    BatchRequest, Check, CheckInline, Form, InlineLimit, Intent, Request, RequestId,
+};
 use crate::response::Prepared;
 use crate::status::{Kind, Mode, SlotUse, WhenUnavailable};
 
@@ -154,6 +156,7 @@ pub struct CheckArgs {
     costs: Vec<u64>,
     form: Form,
     tied: bool,
+    id: Option<RequestId>,
     pub(super) deadline: Option<Duration>,
 }
 
@@ -191,6 +194,14 @@ impl CheckArgs {
     /// connection is made anew when it is lost; permits stay with the one that is gone.
     pub fn tied(mut self) -> Self {
         self.tied = true;
+        self
+    }
+
+    /// Under an id of [`Client::session`](super::Client::session): however often it is sent, it is
+    /// charged once. A permit that comes after the caller has given up is not given back then, as
+    /// another try has it too.
+    pub fn once(mut self, id: RequestId) -> Self {
+        self.id = Some(id);
         self
     }
 
@@ -241,6 +252,7 @@ impl CheckArgs {
             tied: self.tied,
             handle: description.handle,
             layout: description.layout,
+            id: self.id,
             deadline_nanos: self
                 .deadline
                 .map(|after| u64::try_from(after.as_nanos()).unwrap_or(u64::MAX)),
@@ -293,7 +305,8 @@ impl BatchItem<'_> {
             }
             (Self::Inline { intent, form, limits }, _) => {
                 let (intent, form, limits) = (*intent, *form, List::from(*limits));
-                let check = CheckInline { intent, form, tied: false, deadline_nanos: None, limits };
+                let (tied, id, deadline_nanos) = (false, None, None);
+                let check = CheckInline { intent, form, tied, id, deadline_nanos, limits };
                 batch.push(&Request::CheckInline(check))?;
             }
             (Self::Handle { .. }, None) => unreachable!("a handle always has a description"),

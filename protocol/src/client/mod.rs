@@ -1,4 +1,5 @@
-//! The async client: one multiplexed connection to one node.
+//! The async client: one multiplexed connection to one node, and [`Cluster`], which has one to each
+//! node and sends again what got no answer.
 //!
 //! [`Client`] is cheap to clone and shared by all tasks of a process. Requests are encoded by the
 //! task that asks, written together by one driver task (`connection`), and matched to their
@@ -7,6 +8,7 @@
 //! [`Options::on_event`].
 
 mod answer;
+mod cluster;
 mod connection;
 mod error;
 mod handle;
@@ -14,6 +16,7 @@ mod options;
 mod session;
 
 pub use answer::{Answer, Numbers, Rendered, SetDone};
+pub use cluster::Cluster;
 pub use error::{ClientError, ServerError};
 pub use handle::{BatchItem, CheckArgs, Description, Handle, LimitDescription, SlotDescription};
 pub use options::{Counters, Event, OnEvent, OnUnavailable, Options, ServerInfo};
@@ -61,11 +64,21 @@ impl Client {
     /// [`ClientError::Unreachable`] if nothing answers, [`ClientError::Refused`] if the server
     /// does not want this client.
     pub async fn connect(addr: impl Into<String>, options: Options) -> Result<Self, ClientError> {
-        let shared = Arc::new(Shared::new(addr.into(), options));
-        let link = connection::open(&shared).await?;
+        let (client, outcome) = Self::begin(addr.into(), options).await;
+        outcome.map(|()| client)
+    }
+
+    /// A client that goes on trying if nothing answers at first.
+    async fn begin(addr: String, options: Options) -> (Self, Result<(), ClientError>) {
+        let shared = Arc::new(Shared::new(addr, options));
+        let opened = connection::open(&shared).await;
+        let (link, outcome) = match opened {
+            Ok(link) => (Some(link), Ok(())),
+            Err(error) => (None, Err(error)),
+        };
         let (commands, queue) = mpsc::channel(QUEUE_MAX);
         tokio::spawn(connection::drive(shared.clone(), link, queue));
-        Ok(Self { commands, shared })
+        (Self { commands, shared }, outcome)
     }
 
     /// The address given to [`connect`](Self::connect).
@@ -214,7 +227,21 @@ impl Client {
         limits: &[InlineLimit<'_>],
         form: Form,
     ) -> Result<Answer, ClientError> {
-        self.decide_inline(limits, form, Intent::Charge).await
+        self.decide_inline(limits, form, Intent::Charge, None).await
+    }
+
+    /// As [`check_inline`](Self::check_inline), under an id of [`session`](Self::session): however
+    /// often it is sent, it is charged once.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn check_inline_once(
+        &self,
+        limits: &[InlineLimit<'_>],
+        form: Form,
+        id: RequestId,
+    ) -> Result<Answer, ClientError> {
+        self.decide_inline(limits, form, Intent::Charge, Some(id)).await
     }
 
     /// As [`check_inline`](Self::check_inline), and charges nothing.
@@ -226,7 +253,7 @@ impl Client {
         limits: &[InlineLimit<'_>],
         form: Form,
     ) -> Result<Answer, ClientError> {
-        self.decide_inline(limits, form, Intent::Peek).await
+        self.decide_inline(limits, form, Intent::Peek, None).await
     }
 
     async fn decide_inline(
@@ -234,9 +261,10 @@ impl Client {
         limits: &[InlineLimit<'_>],
         form: Form,
         intent: Intent,
+        id: Option<RequestId>,
     ) -> Result<Answer, ClientError> {
         let limits = List::from(limits);
-        let check = CheckInline { intent, form, tied: false, deadline_nanos: None, limits };
+        let check = CheckInline { intent, form, tied: false, id, deadline_nanos: None, limits };
         let frame = self.call(&Request::CheckInline(check), None).await?;
         answer(&frame, None)
     }
@@ -404,11 +432,11 @@ impl Client {
         }
     }
 
-    /// Opens a session, whose ids let [`set`](Self::set) and [`adjust`](Self::adjust) be sent again
-    /// without being done again.
+    /// Opens a session, whose ids let checks, [`set`](Self::set) and [`adjust`](Self::adjust) be
+    /// sent again without being done again.
     ///
     /// # Errors
-    /// [`ClientError`]; `FORBIDDEN` without the capability adjust, `OVERLOADED` if the server
+    /// [`ClientError`]; `FORBIDDEN` without the capability check, `OVERLOADED` if the server
     /// remembers as many sessions as it can.
     pub async fn session(&self) -> Result<Session, ClientError> {
         let frame = self.call(&Request::Session, None).await?;

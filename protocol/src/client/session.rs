@@ -33,6 +33,16 @@ impl Session {
         RequestId { session: self.number, sequence }
     }
 
+    /// Its name at the server.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// The sequence of the id given last; 0 before the first.
+    pub(super) fn last_sequence(&self) -> u64 {
+        self.last_sequence.load(Ordering::Relaxed)
+    }
+
     /// How many ids the server remembers. A request is to be sent again before so many later
     /// ones have been.
     pub fn window(&self) -> u32 {

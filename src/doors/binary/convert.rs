@@ -13,6 +13,7 @@ use crate::engine::group::Undecided;
 use crate::engine::kinds::NextUnit;
 use crate::engine::permit::Permit;
 use crate::engine::quota::{Align, Kind, Quota, QuotaError};
+use crate::engine::session::{RequestId, SessionError};
 use crate::engine::time::{Nanos, Now};
 use crate::policy::{Handle, Mode, ResolveError, SlotUse, Unavailable};
 
@@ -271,14 +272,28 @@ pub(super) fn resolve_code(error: &ResolveError) -> Code {
     }
 }
 
+/// The code of a request id that cannot be judged.
+pub(super) fn session_code(error: SessionError) -> Code {
+    match error {
+        SessionError::Unknown => Code::UnknownSession,
+        SessionError::Stale { .. } => Code::StaleSequence,
+    }
+}
+
+/// A request id as the engine knows it.
+pub(super) fn request_id(id: tollkeeper_protocol::RequestId) -> RequestId {
+    let tollkeeper_protocol::RequestId { session, sequence } = id;
+    RequestId { session, sequence }
+}
+
 /// The capability that a request takes beyond being let in.
 pub(super) fn capability(op: Op) -> Capabilities {
     match op {
-        Op::CHECK => Capabilities::CHECK,
+        Op::CHECK | Op::SESSION => Capabilities::CHECK,
         Op::PEEK => Capabilities::PEEK,
         Op::CHECK_INLINE => Capabilities::CHECK.union(Capabilities::INLINE),
         Op::PEEK_INLINE => Capabilities::PEEK.union(Capabilities::INLINE),
-        Op::SET | Op::ADJUST | Op::SESSION => Capabilities::ADJUST,
+        Op::SET | Op::ADJUST => Capabilities::ADJUST,
         Op::SET_INLINE | Op::ADJUST_INLINE => Capabilities::ADJUST.union(Capabilities::INLINE),
         Op::RELEASE | Op::RENEW => Capabilities::PERMITS,
         _ => Capabilities(0),

@@ -22,7 +22,7 @@ use tollkeeper_protocol::response::{
 };
 use tollkeeper_protocol::status::{Code, Decision as WireDecision, Retry as WireRetry};
 use tollkeeper_protocol::{
-    Capabilities, DecodeError, Envelope, Flags, Frame, Header, Message, Op, next_frame,
+    Capabilities, DecodeError, Envelope, Flags, Frame, Header, Message, Op, RequestId, next_frame,
 };
 
 use crate::doors::{Answered, Desk, Docket, Full, Intent, Kept, Loaded, Problem};
@@ -32,7 +32,6 @@ use crate::engine::group::{Command, Group};
 use crate::engine::key::Key;
 use crate::engine::permit::PermitId;
 use crate::engine::quota::QuotaError;
-use crate::engine::session::SessionError;
 use crate::engine::table::{Pinned, Stamp};
 use crate::engine::time::{Now, Timestamp};
 use crate::policy::{self, Found, Handle, Rendered, Resolved};
@@ -175,7 +174,6 @@ enum Wrong {
     Quota(QuotaError),
     Forbidden(Capabilities),
     DeadlineExceeded,
-    Session(SessionError),
     TooManySessions,
     TooManyTied,
     TooManyChanges(Full),
@@ -769,7 +767,7 @@ impl<F: FnMut() -> Now> Work<'_, '_, F> {
         let body_bytes = message.body.len() as u32;
         let order = Order {
             form: check.form,
-            intent: intent(check.intent),
+            intent: intent(check.intent, check.id),
             deadline_nanos: check.deadline_nanos,
             tied: check.tied,
             of: Of::Handle { number, body_at, body_bytes, resolved },
@@ -869,7 +867,7 @@ impl<F: FnMut() -> Now> Work<'_, '_, F> {
         let count = self.desk.charges.len() - charges_at;
         let order = Order {
             form: check.form,
-            intent: intent(check.intent),
+            intent: intent(check.intent, check.id),
             deadline_nanos: check.deadline_nanos,
             tied: check.tied,
             of: Of::Inline { charges_at, count },
@@ -1017,7 +1015,7 @@ impl<F: FnMut() -> Now> Work<'_, '_, F> {
         let Of::Handle { ref resolved, .. } = order.of else { return };
         let permit = match answered {
             Answered::Decided(decision) => {
-                if order.intent == Intent::Charge
+                if order.intent.charges()
                     && let Some(index) = self.desk.denial_due(resolved, decision)
                 {
                     self.tell_of_denial(op, order, index);
@@ -1062,7 +1060,7 @@ impl<F: FnMut() -> Now> Work<'_, '_, F> {
         let Some(handle) = self.loaded.policy.handle(number) else { return };
         let version = self.loaded.policy.version();
         let journal = &self.desk.instance.journal;
-        let message = self.message_of(op, order, body_at, body_bytes);
+        let message = message_of(self.input, op, order, body_at, body_bytes);
         match Check::decode(&message, request::Intent::Peek) {
             Ok(check) => with_values(&check.values, handle.slots().len(), |values| {
                 journal.denied(handle, index, version, &policy::Request { values, costs: &[] });
@@ -1070,14 +1068,6 @@ impl<F: FnMut() -> Now> Work<'_, '_, F> {
             // Of one that was resolved in a shorter way, whose handle logs nothing of it.
             Err(_) => journal.denied(handle, index, version, &policy::Request::default()),
         }
-    }
-
-    /// A check by handle as it came.
-    fn message_of(&self, op: Op, order: &Order, body_at: u32, body_bytes: u32) -> Message<'_> {
-        let (from, to) = (body_at as usize, (body_at + body_bytes) as usize);
-        let deadline = Flags::DEADLINE.only_if(order.deadline_nanos.is_some());
-        let flags = order.form.to_flags().union(deadline);
-        Message { op, flags, body: &self.input[from..to], offset: 0 }
     }
 
     /// An answer with numbers, rendered, or both.
@@ -1110,11 +1100,7 @@ impl<F: FnMut() -> Now> Work<'_, '_, F> {
         let rendered = &mut self.buffers.rendered;
         match answered {
             Answered::Decided(decision) => {
-                let (from, to) = (body_at as usize, (body_at + body_bytes) as usize);
-                let deadline = Flags::DEADLINE.only_if(order.deadline_nanos.is_some());
-                let flags = order.form.to_flags().union(deadline);
-                let body = &self.input[from..to];
-                let message = Message { op, flags, body, offset: 0 };
+                let message = message_of(self.input, op, order, body_at, body_bytes);
                 // It was decoded before.
                 let Ok(check) = Check::decode(&message, request::Intent::Peek) else { return };
                 with_values(&check.values, handle.slots().len(), |values| {
@@ -1272,7 +1258,10 @@ impl Wrong {
                 let error = ErrorAnswer::new(Code::Forbidden, "the principal may not do this");
                 encode(&error.with_detail(Detail::Capability(capability)))
             }
-            Self::Session(error) => acts::session_error(error, encode),
+            Self::Problem(_, Problem::BadId(error)) => {
+                let code = convert::session_code(error);
+                encode(&ErrorAnswer::new(code, &error.to_string()))
+            }
             Self::TooManySessions => {
                 let message = "the server has all the sessions it takes, and none is idle";
                 encode(&ErrorAnswer::new(Code::Overloaded, message))
@@ -1300,11 +1289,27 @@ fn handle_of(loaded: &Loaded, number: u32, layout: u64) -> Result<&Handle, Wrong
     if handle.layout() == layout { Ok(handle) } else { Err(Wrong::StaleHandle(number)) }
 }
 
+/// A check by handle as it came.
+fn message_of<'i>(
+    input: &'i [u8],
+    op: Op,
+    order: &Order,
+    body_at: u32,
+    body_bytes: u32,
+) -> Message<'i> {
+    let deadline = Flags::DEADLINE.only_if(order.deadline_nanos.is_some());
+    let id = Flags::REQUEST_ID.only_if(order.intent.id().is_some());
+    let flags = order.form.to_flags().union(deadline).union(id);
+    let (from, to) = (body_at as usize, (body_at + body_bytes) as usize);
+    Message { op, flags, body: &input[from..to], offset: 0 }
+}
+
 #[inline]
-fn intent(intent: request::Intent) -> Intent {
-    match intent {
-        request::Intent::Charge => Intent::Charge,
-        request::Intent::Peek => Intent::Peek,
+fn intent(intent: request::Intent, id: Option<RequestId>) -> Intent {
+    match (intent, id) {
+        (request::Intent::Charge, None) => Intent::Charge,
+        (request::Intent::Charge, Some(id)) => Intent::ChargeOnce(convert::request_id(id)),
+        (request::Intent::Peek, _) => Intent::Peek,
     }
 }
 

@@ -418,6 +418,7 @@ fn write_problem(problem: &Problem, out: &mut Vec<u8>) -> bool {
             reply::error(out, &format!("CLUSTERDOWN {}", undecided.describe()));
         }
         Problem::Resolve(_) => reply::error(out, "ERR the request does not fit the policy"),
+        Problem::BadId(error) => reply::error(out, &format!("ERR {error}")),
     }
     false
 }

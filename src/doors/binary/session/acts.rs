@@ -10,10 +10,10 @@ use tollkeeper_protocol::response::{
 use tollkeeper_protocol::status::Code;
 use tollkeeper_protocol::{Envelope, Message, Op, RequestId};
 
-use crate::doors::{Problem, Unamended};
+use crate::doors::Problem;
 use crate::engine::command::{Amend, Charge};
 use crate::engine::permit::PermitId;
-use crate::engine::session::{self, Full, SessionError};
+use crate::engine::session::{self, Full};
 use crate::engine::time::{Nanos, Now};
 use crate::policy::{self, ByHand, Handle, SetCounter, SetCounters};
 
@@ -156,13 +156,12 @@ impl<F: FnMut() -> Now> Work<'_, '_, F> {
         id: Option<RequestId>,
         wrong: impl Fn(crate::engine::decision::Refusal) -> Wrong,
     ) -> Result<Done, Wrong> {
-        let id = id.map(|RequestId { session, sequence }| session::RequestId { session, sequence });
+        let id = id.map(convert::request_id);
         if self.desk.asks_cluster() {
             let amended = self.desk.amend_once(charges, amend, id);
             let counters = amended.map_err(|problem| match problem {
-                Unamended::Problem(Problem::Refused(refusal)) => wrong(refusal),
-                Unamended::Problem(problem) => Wrong::Problem(0, problem),
-                Unamended::Id(error) => Wrong::Session(error),
+                Problem::Refused(refusal) => wrong(refusal),
+                problem => Wrong::Problem(0, problem),
             })?;
             let (counters, witness) = (counters as u32, self.witness());
             return Ok(Done::Amended(SetAnswer { counters, witness }));
@@ -172,7 +171,8 @@ impl<F: FnMut() -> Now> Work<'_, '_, F> {
         let mut sessions = None;
         if let Some(id) = id {
             let mut locked = instance.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-            if locked.is_done(id, now.time).map_err(Wrong::Session)? {
+            let found = locked.find(id, now.time);
+            if found.map_err(|error| Wrong::Problem(0, Problem::BadId(error)))?.is_some() {
                 let counters = charges.len() as u32;
                 return Ok(Done::Amended(SetAnswer { counters, witness: self.witness() }));
             }
@@ -201,7 +201,7 @@ impl<F: FnMut() -> Now> Work<'_, '_, F> {
             }
         }
         if let Some((mut sessions, id)) = sessions {
-            sessions.mark_done(id);
+            sessions.mark_done(id, None);
         }
         Ok(Done::Amended(SetAnswer { counters: counters as u32, witness: self.witness() }))
     }
@@ -237,22 +237,5 @@ impl<F: FnMut() -> Now> Work<'_, '_, F> {
         self.desk.clear();
         done?.encode(message.op, envelope, out);
         Ok(())
-    }
-}
-
-/// The error of a request id.
-pub(super) fn session_error<R>(
-    error: SessionError,
-    encode: impl FnOnce(&ErrorAnswer<'_>) -> R,
-) -> R {
-    match error {
-        SessionError::Unknown => {
-            let message = "there is no such session, or it was idle for too long";
-            encode(&ErrorAnswer::new(Code::UnknownSession, message))
-        }
-        SessionError::Stale { lowest } => {
-            let message = format!("the lowest sequence that can still be told is {lowest}");
-            encode(&ErrorAnswer::new(Code::StaleSequence, &message))
-        }
     }
 }

@@ -1,5 +1,7 @@
 //! Laws of a session, on generated input: what holds whatever a client sends.
 
+use std::collections::BTreeMap;
+
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
@@ -223,6 +225,7 @@ fn with_request(instance: &Instance, ask: &Ask, take: impl FnOnce(&Request<'_>))
                 tied: false,
                 handle: handle.number(),
                 layout: handle.layout(),
+                id: None,
                 deadline_nanos: *deadline_nanos,
                 costs: List::from(&costs[..]),
                 values: Sparse::from(&values[..]),
@@ -288,6 +291,7 @@ fn with_request(instance: &Instance, ask: &Ask, take: impl FnOnce(&Request<'_>))
                 intent: *intent,
                 form: Form { numbers: *numbers, rendered: false },
                 tied: false,
+                id: None,
                 deadline_nanos: None,
                 limits: List::from(&limits[..]),
             }));
@@ -333,7 +337,7 @@ fn stream(instance: &Instance, asks: &[Ask]) -> Vec<u8> {
 /// Frames whose length is right and whose op is mostly known; flags and bodies are anything.
 fn odd_frame() -> impl Strategy<Value = Vec<u8>> {
     let op = prop_oneof![4 => 0u16..0x30, 1 => any::<u16>()];
-    let flags = prop_oneof![3 => Just(0u16), 2 => 0u16..8, 1 => any::<u16>()];
+    let flags = prop_oneof![3 => Just(0u16), 2 => 0u16..16, 1 => any::<u16>()];
     let body = vec(prop_oneof![Just(0u8), 0u8..4, any::<u8>()], 0..120);
     (op, flags, any::<u64>(), body).prop_map(|(op, flags, call, body)| {
         let mut frame = ((HEADER_BYTES + body.len()) as u32).to_le_bytes().to_vec();
@@ -458,4 +462,124 @@ fn nothing_is_charged_behind_an_error_that_closes() {
     assert_eq!(answer.terse.decision, Decision::Allow);
     let numbers = answer.numbers.unwrap();
     assert_eq!(numbers.limits.iter().next().unwrap().remaining, 4);
+}
+
+/// The first answer that `side` gives to `request`.
+fn answered<T>(side: &mut Side, request: &Request<'_>, read: impl FnOnce(Response<'_>) -> T) -> T {
+    let (mut input, before) = (Vec::new(), side.out.len());
+    encode(request, 9, &mut input);
+    side.receive(&input);
+    let (frame, _) = next_frame(&side.out[before..], ANSWER_BYTES_MAX).unwrap().unwrap();
+    read(Response::decode(&frame.message()).unwrap())
+}
+
+fn open_session(side: &mut Side) -> u64 {
+    answered(side, &Request::Session, |response| match response {
+        Response::Session(answer) => answer.session,
+        other => panic!("{other:?}"),
+    })
+}
+
+/// Checks one inline limit under an id. Returns whether it was allowed, units that remain, and the
+/// permit.
+fn check_once(
+    side: &mut Side,
+    quota: InlineQuota,
+    id: Option<RequestId>,
+) -> (bool, u64, Option<PermitId>) {
+    let limits = [InlineLimit { cost: 1, quota, key: b"k" }];
+    let check = CheckInline {
+        intent: Intent::Charge,
+        form: Form::NUMBERS,
+        tied: false,
+        id,
+        deadline_nanos: None,
+        limits: List::from(&limits),
+    };
+    answered(side, &Request::CheckInline(check), |response| match response {
+        Response::Check(answer) => {
+            let numbers = answer.numbers.unwrap();
+            let remaining = numbers.limits.iter().next().unwrap().remaining;
+            let allowed = answer.terse.decision == WireDecision::Allow;
+            (allowed, remaining, answer.permit.map(|permit| permit.id))
+        }
+        other => panic!("{other:?}"),
+    })
+}
+
+proptest! {
+    /// Two connections send checks of one session, some of them again, in any order: each that is
+    /// allowed is charged once, is allowed from then on, and has the same permit for ever.
+    #[test]
+    fn a_check_with_an_id_is_charged_once(
+        tries in vec((any::<bool>(), option::weighted(0.9, 1..12u64)), 1..60),
+    ) {
+        let instance = instance();
+        let mut sides = [Side::new(&instance), Side::new(&instance)];
+        sides.iter_mut().for_each(|side| side.receive(&hello()));
+        let session = open_session(&mut sides[0]);
+        let quota = InlineQuota::Concurrent { units: 8, lease_nanos: 60_000_000_000 };
+        let (mut charged, mut granted) = (0, BTreeMap::new());
+        for (second, sequence) in tries {
+            let id = sequence.map(|sequence| RequestId { session, sequence });
+            let side = &mut sides[usize::from(second)];
+            let (allowed, remaining, permit) = check_once(side, quota, id);
+            let known = sequence.and_then(|sequence| granted.get(&sequence).copied());
+            let fits = known.is_some() || charged < 8;
+            charged += u64::from(fits && known.is_none());
+            prop_assert_eq!((allowed, remaining), (fits, 8 - charged));
+            prop_assert_eq!(permit.is_some(), fits);
+            if let Some(known) = known {
+                prop_assert_eq!(permit, Some(known));
+            }
+            if let (Some(sequence), Some(permit)) = (sequence, permit) {
+                granted.insert(sequence, permit);
+            }
+        }
+    }
+}
+
+#[test]
+fn an_id_that_cannot_be_judged_is_an_error_also_where_limits_fail_open() {
+    let instance = instance();
+    let mut side = Side::new(&instance);
+    side.receive(&hello());
+    let values: [Option<&[u8]>; 4] = [Some(b"GET"), Some(b"/"), Some(b"t"), Some(b"u")];
+    let loaded = instance.policy.load();
+    for (api, class) in HANDLES {
+        let handle = loaded.policy.handle_of(api, class).unwrap();
+        let slots = handle.slots().len().min(values.len());
+        let check = Check {
+            intent: Intent::Charge,
+            form: Form::FULL,
+            tied: false,
+            id: Some(RequestId { session: 1, sequence: 1 }),
+            handle: handle.number(),
+            layout: handle.layout(),
+            deadline_nanos: None,
+            costs: List::EMPTY,
+            values: Sparse::from(&values[..slots]),
+        };
+        answered(&mut side, &Request::Check(check), |response| match response {
+            Response::Error(error) => assert_eq!(error.code, Code::UnknownSession, "{api}"),
+            other => panic!("{other:?}"),
+        });
+        let id = Some(RequestId { session: open_session(&mut side), sequence: 1 });
+        let again: Vec<_> = (0..2)
+            .map(|_| {
+                answered(&mut side, &Request::Check(Check { id, ..check }), |response| {
+                    let Response::Check(answer) = response else { panic!("{response:?}") };
+                    let numbers = answer.numbers.unwrap();
+                    let remaining: Vec<u64> =
+                        numbers.limits.iter().map(|limit| limit.remaining).collect();
+                    (
+                        answer.terse.decision,
+                        remaining,
+                        answer.rendered.unwrap().body.map(<[u8]>::to_vec),
+                    )
+                })
+            })
+            .collect();
+        assert_eq!(again[0], again[1], "{api}");
+    }
 }
