@@ -3,6 +3,7 @@
 
 mod os;
 mod stamp;
+mod watchdog;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,6 +12,7 @@ use crate::engine::time::{Now, Timestamp, UtcTime};
 
 pub use os::Os;
 pub use stamp::{Reading, Scale, Stamper, agreed_ahead};
+pub use watchdog::Watchdog;
 
 /// The clock of an instance that decides by itself: cluster time is the time since it began.
 pub struct Clock {

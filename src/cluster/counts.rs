@@ -38,8 +38,12 @@ pub struct Counts {
     /// The last checksum: at which index, and what.
     checksum: Mutex<Option<(u64, u64)>>,
     checksum_due: AtomicBool,
+    /// The term of a leader whose clock this node finds to run fast; 0 if it finds none.
+    fast_clock: AtomicU64,
     /// Whether nodes' tables were found to differ.
     pub diverged: AtomicBool,
+    /// How often this node handed leadership over because a majority found its clock to run fast.
+    pub clock_handovers: AtomicU64,
 }
 
 /// A histogram of durations.
@@ -93,6 +97,15 @@ impl Counts {
     /// So many commands were applied.
     pub(super) fn applied_commands(&self, commands: u64) {
         self.commands.fetch_add(commands, Ordering::Relaxed);
+    }
+
+    /// Notes whether this node finds the clock of the leader of a term to run fast.
+    pub(super) fn note_fast_clock(&self, term: Option<u64>) {
+        self.fast_clock.store(term.unwrap_or_default(), Ordering::Relaxed);
+    }
+
+    pub(super) fn fast_clock(&self) -> u64 {
+        self.fast_clock.load(Ordering::Relaxed)
     }
 
     /// Has the next entry be a checksum, where this node leads.

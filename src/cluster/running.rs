@@ -9,7 +9,9 @@ use std::time::Duration;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};
-use openraft::{ChangeMembers, Config, Raft, ServerState, SnapshotPolicy};
+use openraft::{ChangeMembers, Config, Raft, RaftMetrics, ServerState, SnapshotPolicy};
+
+use crate::clock::Watchdog;
 
 use super::batcher::{Batcher, Inbox, Links, is_answered};
 use super::counts::Counts;
@@ -113,6 +115,8 @@ pub struct Standing {
     pub hash: u64,
     /// Counters in its table.
     pub keys: u64,
+    /// The term of a leader whose clock it finds to run fast; 0 if it finds none.
+    pub fast_clock: u64,
 }
 
 /// How Raft stands at a node.
@@ -136,12 +140,13 @@ pub struct View {
     pub members: Vec<(NodeId, String, bool)>,
 }
 
-const STANDING_BYTES: usize = 40;
+const STANDING_BYTES: usize = 48;
 
 impl Standing {
     fn encode(&self) -> Bytes {
         let mut out = BytesMut::with_capacity(STANDING_BYTES);
-        for word in [self.ahead_nanos, self.applied, self.hashed_at, self.hash, self.keys] {
+        let Self { ahead_nanos, applied, hashed_at, hash, keys, fast_clock } = *self;
+        for word in [ahead_nanos, applied, hashed_at, hash, keys, fast_clock] {
             out.put_u64_le(word);
         }
         out.freeze()
@@ -154,6 +159,7 @@ impl Standing {
             hashed_at: bytes.get_u64_le(),
             hash: bytes.get_u64_le(),
             keys: bytes.get_u64_le(),
+            fast_clock: bytes.get_u64_le(),
         })
     }
 }
@@ -193,6 +199,7 @@ fn standing(
         hashed_at,
         hash,
         keys: host.table().usage().keys,
+        fast_clock: counts.fast_clock(),
     }
 }
 
@@ -376,14 +383,46 @@ impl<S: Disk> Running<S> {
     }
 
     /// Sees to a link to each other member: whichever leads next, requests can go there at once.
+    /// One that is no member any more is not dialed again.
     fn know_members(&self) {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
-        for (node, member) in metrics.membership_config.membership().nodes() {
+        let membership = metrics.membership_config.membership();
+        for (node, member) in membership.nodes() {
             if *node != metrics.id {
                 // The transport has said so in the log, and tries again.
                 let _ = self.peers.know(*node, member);
             }
+        }
+        // A node that was removed itself may only not have heard yet that it was not.
+        if membership.get_node(&metrics.id).is_some() {
+            self.peers.forget_all_but(|node| membership.get_node(&node).is_some());
+        }
+    }
+
+    /// Hands leadership over if a majority finds this leader's clock to run fast: cluster time
+    /// follows it, and with it every refill.
+    async fn heed_complaints(&self, metrics: &RaftMetrics<TypeConfig>, voters: &[NodeId]) {
+        if metrics.state != ServerState::Leader {
+            return;
+        }
+        let complaints = {
+            let standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
+            let term = metrics.current_term;
+            let of = |node: &&NodeId| standing.get(node).is_some_and(|it| it.fast_clock == term);
+            voters.iter().filter(of).count()
+        };
+        if complaints <= voters.len() / 2 {
+            return;
+        }
+        tracing::error!(
+            complaints,
+            "this node's clock runs fast, say most nodes: it hands leadership over; have its \
+             hardware looked at"
+        );
+        match self.transfer(None).await {
+            Ok(()) => _ = self.counts.clock_handovers.fetch_add(1, Ordering::Relaxed),
+            Err(error) => tracing::error!(error, "leadership could not be handed over"),
         }
     }
 
@@ -539,6 +578,7 @@ fn config() -> Result<Config, openraft::ConfigError> {
 async fn ask_around<S: Disk>(running: Weak<Running<S>>) {
     let looks_between = (ASK_EVERY.as_millis() / LOOK_EVERY.as_millis()).max(1) as u64;
     let (mut rounds, mut looks) = (0_u64, 0_u64);
+    let mut watchdog = Watchdog::default();
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
         let Some(running) = running.upgrade() else { return };
@@ -550,6 +590,11 @@ async fn ask_around<S: Disk>(running: Weak<Running<S>>) {
         let metrics = running.raft.metrics().borrow_watched().clone();
         let membership = metrics.membership_config.membership();
         let voters: Vec<NodeId> = membership.voter_ids().collect();
+        let applied = running.origin.applied();
+        if let Some(leader) = applied.leader() {
+            watchdog.note(leader.term, applied.now.time.as_nanos(), applied.raw);
+            running.counts.note_fast_clock(watchdog.fast());
+        }
         let own = running.standing();
         let mut said = HashMap::new();
         if own.applied > 0 {
@@ -573,6 +618,7 @@ async fn ask_around<S: Disk>(running: Weak<Running<S>>) {
             }
         }
         running.counts.ahead.note(said, voters.len());
+        running.heed_complaints(&metrics, &voters).await;
         rounds += 1;
         if rounds.is_multiple_of(CHECKSUM_ROUNDS) && own.keys <= CHECKSUM_KEYS_MAX {
             running.counts.ask_checksum();

@@ -264,6 +264,8 @@ pub struct ClusterFigures {
     pub in_contact: bool,
     /// Whether nodes' tables were found to differ.
     pub diverged: bool,
+    /// How often this node handed leadership over because most found its clock to run fast.
+    pub clock_handovers: u64,
     /// Entries proposed, groups in them, bytes of them, commands applied.
     pub entries: [u64; 4],
     /// Requests handed to the leader, entries proposed anew, denials without an entry.

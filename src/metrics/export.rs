@@ -211,6 +211,10 @@ const CLUSTER_CONTACT: Metric = gauge(
 );
 const CLUSTER_DIVERGED: Metric =
     gauge("tollkeeper_cluster_diverged", "1 if nodes were found to differ at one index: alarm.");
+const CLUSTER_CLOCK_HANDOVERS: Metric = counter(
+    "tollkeeper_cluster_clock_handovers_total",
+    "Times that this node gave up the lead because most nodes found its clock to run fast: alarm.",
+);
 const CLUSTER_ENTRIES: Metric =
     counter("tollkeeper_cluster_entries_total", "Log entries proposed by this node.");
 const CLUSTER_GROUPS: Metric =
@@ -413,6 +417,7 @@ fn put_cluster(page: &mut Page, cluster: &ClusterFigures) {
     page.single(&CLUSTER_APPLIED, cluster.applied);
     page.single(&CLUSTER_CONTACT, u64::from(cluster.in_contact));
     page.single(&CLUSTER_DIVERGED, u64::from(cluster.diverged));
+    page.single(&CLUSTER_CLOCK_HANDOVERS, cluster.clock_handovers);
     let counts = [CLUSTER_ENTRIES, CLUSTER_GROUPS, CLUSTER_ENTRY_BYTES, CLUSTER_COMMANDS];
     for (metric, count) in counts.iter().zip(cluster.entries) {
         page.single(metric, count);

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -13,7 +14,7 @@ use tollkeeper_protocol::status::{Code, Decision};
 use tollkeeper_protocol::{PermitId, RequestId};
 
 use crate::fleet::{Fleet, code, connect};
-use crate::support::PATIENCE;
+use crate::support::{PATIENCE, command};
 
 /// Refills are so slow that no test sees one.
 const POLICY: &str = r#"
@@ -548,4 +549,148 @@ fn one_node_is_a_cluster_too() {
         let answer: Result<Answer, ClientError> = client.check(&handle, &post("/buy", "u")).await;
         assert!(answer.unwrap().is_allowed());
     });
+}
+
+/// What `bench` asks by itself.
+const LOADED: &str = r#"
+schema = 1
+[api.media]
+class.read = ["GET *"]
+[api.media.limit]
+team = { on = "read", per = ["team"], bucket = "60/day burst 1000000", when_unavailable = "deny" }
+"#;
+
+/// Sends load, and gives what it came to.
+fn load(to: SocketAddr, in_flight: &str, keys: &str, seconds: &str) -> Value {
+    let server = to.to_string();
+    let output = crate::support::run(
+        command(["bench", "--server", &server, "--connections", "50", "--json"]).args([
+            "--in-flight",
+            in_flight,
+            "--keys",
+            keys,
+            "--seconds",
+            seconds,
+        ]),
+    );
+    assert_eq!(output.code, 0, "{output:?}");
+    output.json().remove(0)
+}
+
+/// What is left of a key of the load, as a node sees it.
+fn left_of(fleet: &Fleet, node: usize, team: &str) -> u64 {
+    let peeked = fleet.node(node).ask(&["peek", "media", "GET /", team, "--json"]);
+    peeked.json()[0]["limits"][0]["remaining"].as_u64().unwrap()
+}
+
+/// Charges a few keys of its own at a node.
+fn mark(fleet: &Fleet, node: usize) {
+    for team in ["team=a", "team=b", "team=c"] {
+        let marked = fleet.node(node).ask(&["check", "media", "GET /", team, "--count", "7"]);
+        assert_eq!(marked.code, 0, "{marked:?}");
+    }
+}
+
+fn assert_marked(fleet: &Fleet, node: usize) {
+    for team in ["team=a", "team=b", "team=c"] {
+        assert_eq!(left_of(fleet, node, team), 1_000_000 - 7, "{team} at node {}", node + 1);
+    }
+}
+
+/// `TOLLKEEPER_KEYS` says how many counters (5,000,000).
+#[test]
+#[ignore = "fills millions of counters; for a release build"]
+fn an_empty_node_joins_a_large_cluster_that_serves() {
+    let keys = std::env::var("TOLLKEEPER_KEYS").unwrap_or_else(|_| "5000000".to_owned());
+    let wanted: u64 = keys.parse().unwrap();
+    let mut fleet = Fleet::plan("cluster-large", LOADED, 4);
+    fleet.flags = ["--max-keys", "20000000"].map(str::to_owned).to_vec();
+    fleet.init(3);
+    let leader = fleet.leader();
+    let at_leader = fleet.seats[leader].clients;
+    mark(&fleet, leader);
+    let held = |fleet: &Fleet, node: usize| {
+        let status = fleet.node(node).tell(&["status", "--json"]).json().remove(0);
+        status["keys"]["now"].as_u64().unwrap_or_default()
+    };
+    let began = Instant::now();
+    while held(&fleet, leader) < wanted * 98 / 100 {
+        load(at_leader, "128", &keys, "5");
+        assert!(began.elapsed() < 5 * PATIENCE);
+    }
+    println!("{} counters after {:?}", held(&fleet, leader), began.elapsed());
+    let alone = load(at_leader, "16", &keys, "5");
+    println!("load alone: {alone}");
+    let loading = std::thread::scope(|scope| {
+        let loading = scope.spawn(|| load(at_leader, "16", &keys, "40"));
+        std::thread::sleep(Duration::from_secs(1));
+        let starting = fleet.start(3);
+        let began = Instant::now();
+        let added = fleet.tell(leader, &["cluster", "add", &fleet.member(3)]);
+        println!("cluster add took {:?}", began.elapsed());
+        assert_eq!(added.code, 0, "{added:?}");
+        let daemon = starting.ready();
+        let url = format!("http://{}/readyz", fleet.seats[3].admin);
+        fleet.until("the fourth is ready", |_| ureq::get(&url).call().is_ok().then_some(()));
+        println!("ready after {:?}", began.elapsed());
+        (loading.join().unwrap(), daemon)
+    });
+    let (loaded, daemon) = loading;
+    fleet.nodes[3] = Some(daemon);
+    println!("load beside it: {loaded}");
+    assert_eq!(loaded["errors"].as_u64().unwrap_or_default(), 0);
+    assert_marked(&fleet, 3);
+    fleet.until("the fourth has all counters", |fleet| {
+        (held(fleet, 3) == held(fleet, leader)).then_some(())
+    });
+    println!("{} counters at the fourth", held(&fleet, 3));
+}
+
+/// The log that a node missed is gone: it gets a snapshot, and is as the others.
+#[test]
+#[ignore = "makes some tens of thousands of log entries; for a release build"]
+fn a_node_that_missed_more_than_the_kept_log_comes_back() {
+    let mut fleet = Fleet::begin("cluster-behind", LOADED, 3, 0);
+    let leader = fleet.leader();
+    let at_leader = fleet.seats[leader].clients;
+    let behind = (leader + 1) % 3;
+    let applied = |fleet: &Fleet, node: usize| {
+        fleet.status(leader).unwrap()["nodes"][node]["applied"].as_u64().unwrap_or_default()
+    };
+    let at = applied(&fleet, leader);
+    fleet.kill(behind);
+    mark(&fleet, leader);
+    let began = Instant::now();
+    // More than what is kept behind a snapshot and what one append may make up for.
+    while applied(&fleet, leader) < at + 60_000 {
+        load(at_leader, "1", "1000", "5");
+        assert!(began.elapsed() < 3 * PATIENCE);
+    }
+    for node in (0..3).filter(|&node| node != behind) {
+        let taken = fleet.tell(node, &["cluster", "snapshot"]);
+        assert_eq!(taken.code, 0, "{taken:?}");
+    }
+    println!("{} entries missed", applied(&fleet, leader) - at);
+    let log = |node: usize| {
+        let log = std::fs::read_dir(format!("{}/log", fleet.data(node))).unwrap();
+        let mut names: Vec<String> =
+            log.map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    };
+    println!("segments of the leader's log: {:?}", log(leader));
+    let began = Instant::now();
+    fleet.restart(&[behind]);
+    fleet.await_ready();
+    println!("back and ready after {:?}", began.elapsed());
+    assert_marked(&fleet, behind);
+    fleet.until("tables were hashed at one index, and are equal", |fleet| {
+        let nodes = fleet.status(leader)?["nodes"].clone();
+        let hashed: Vec<_> = (0..3)
+            .map(|node| (nodes[node]["state_hash_at"].as_u64(), nodes[node]["state_hash"].clone()))
+            .collect();
+        let equal = hashed.iter().all(|it| it == &hashed[0]);
+        (hashed[0].0.is_some_and(|at| at > 0) && equal).then_some(())
+    });
+    assert_eq!(fleet.status(leader).unwrap()["diverged"], false);
 }

@@ -168,9 +168,15 @@ impl Peers {
         self.peer(node, member).map(drop)
     }
 
-    /// Closes all that was dialed to `node`, which belongs to the cluster no more.
-    pub fn forget(&self, node: NodeId) {
-        self.0.known.write().unwrap_or_else(PoisonError::into_inner).remove(&node);
+    /// Closes all that was dialed to nodes that belong to the cluster no more.
+    pub fn forget_all_but(&self, mut is_member: impl FnMut(NodeId) -> bool) {
+        let known = self.0.known.read().unwrap_or_else(PoisonError::into_inner);
+        let all_are_members = known.keys().all(|node| is_member(*node));
+        drop(known);
+        if !all_are_members {
+            let mut known = self.0.known.write().unwrap_or_else(PoisonError::into_inner);
+            known.retain(|node, _| is_member(*node));
+        }
     }
 
     /// Queues a frame of at most 1 MiB for `node`, over the connection that

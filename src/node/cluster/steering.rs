@@ -104,6 +104,7 @@ impl doors::Steering for Steering {
             applied: own.applied,
             in_contact: self.node.is_in_contact(),
             diverged: counts.diverged.load(Ordering::Relaxed),
+            clock_handovers: counts.clock_handovers.load(Ordering::Relaxed),
             entries: [&counts.entries, &counts.groups, &counts.bytes, &counts.commands].map(load),
             requests: [&counts.forwarded, &counts.resubmitted, &counts.shortcut_denials].map(load),
             waiting: self.node.origin.waiting() as u64,
