@@ -120,6 +120,7 @@ pub struct Inbox {
     bytes: AtomicUsize,
     relinked: AtomicBool,
     heard_at: AtomicU64,
+    committed: AtomicU64,
 }
 
 impl Inbox {
@@ -140,14 +141,21 @@ impl Inbox {
         self.relinked.store(true, Ordering::Release);
     }
 
-    /// A leader was heard of, at this moment of the raw clock.
-    pub fn note_heard(&self, raw: u64) {
-        self.heard_at.store(raw, Ordering::Relaxed);
+    /// A leader was heard of, at this moment of the raw clock, which has committed its log up to
+    /// this index.
+    pub fn note_heard(&self, raw: u64, committed: u64) {
+        self.committed.store(committed, Ordering::Relaxed);
+        self.heard_at.store(raw, Ordering::Release);
+    }
+
+    /// How far the leader had committed its log when it was last heard of; 0 if it never was.
+    pub fn committed(&self) -> u64 {
+        self.committed.load(Ordering::Relaxed)
     }
 
     /// Whether a leader was heard of less than `span` before this moment of the raw clock.
     pub fn has_heard(&self, raw: u64, span: Duration) -> bool {
-        let heard_at = self.heard_at.load(Ordering::Relaxed);
+        let heard_at = self.heard_at.load(Ordering::Acquire);
         heard_at > 0 && u128::from(raw.saturating_sub(heard_at)) < span.as_nanos()
     }
 

@@ -255,8 +255,8 @@ impl peer::Inbox for Desk {
         }
     }
 
-    fn heard(&self) {
-        self.inbox.note_heard(self.readings.read().raw);
+    fn heard(&self, committed: u64) {
+        self.inbox.note_heard(self.readings.read().raw, committed);
     }
 
     fn joined(&self, _cluster: [u8; 16], _from: NodeId) -> io::Result<()> {
@@ -479,18 +479,17 @@ impl<S: Disk> Running<S> {
             return applied.leader() == Some(leader.to_committed_leader_id())
                 && is_answered(&self.raft, acked, MAX);
         }
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow_watched();
-        // A node that only catches up has a table of long ago.
-        let index = applied.log_id.map_or(0, |log_id| log_id.index);
-        let behind = metrics.last_log_index.unwrap_or_default().saturating_sub(index);
-        if applied.leader().is_none_or(|leader| leader.term != metrics.current_term)
-            || behind > APPEND_ENTRIES_MAX
-        {
+        if !self.inbox.has_heard(self.readings.read().raw, MAX) {
             return false;
         }
-        drop(metrics);
-        self.inbox.has_heard(self.readings.read().raw, MAX)
+        // A node that only catches up has a table of long ago. Its own log does not tell: what it
+        // missed may not have come yet.
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let known = metrics.last_log_index.unwrap_or_default().max(self.inbox.committed());
+        let index = applied.log_id.map_or(0, |log_id| log_id.index);
+        applied.leader().is_some_and(|leader| leader.term == metrics.current_term)
+            && known.saturating_sub(index) <= APPEND_ENTRIES_MAX
     }
 
     /// Whether what is asked here can be decided: this node leads, or its link to the leader is up.

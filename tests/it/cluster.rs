@@ -597,6 +597,21 @@ fn assert_marked(fleet: &Fleet, node: usize) {
     }
 }
 
+/// A node that was away is ready, and refuses by its own table, only once it knows what it missed.
+/// It was as soon as it heard of a leader: its own log ended where it had applied it.
+#[test]
+fn a_node_is_ready_once_it_has_caught_up() {
+    let mut fleet = Fleet::begin("cluster-ready", LOADED, 3, 0);
+    let leader = fleet.leader();
+    let away = (leader + 1) % 3;
+    fleet.kill(away);
+    mark(&fleet, leader);
+    load(fleet.seats[leader].clients, "1", "1000", "3");
+    fleet.restart(&[away]);
+    fleet.await_ready();
+    assert_marked(&fleet, away);
+}
+
 /// `TOLLKEEPER_KEYS` says how many counters (5,000,000).
 #[test]
 #[ignore = "fills millions of counters; for a release build"]
@@ -616,7 +631,7 @@ fn an_empty_node_joins_a_large_cluster_that_serves() {
     let began = Instant::now();
     while held(&fleet, leader) < wanted * 98 / 100 {
         load(at_leader, "128", &keys, "5");
-        assert!(began.elapsed() < 5 * PATIENCE);
+        assert!(began.elapsed() < 10 * PATIENCE, "{} counters", held(&fleet, leader));
     }
     println!("{} counters after {:?}", held(&fleet, leader), began.elapsed());
     let alone = load(at_leader, "16", &keys, "5");

@@ -70,8 +70,8 @@ pub trait Inbox: Send + Sync + 'static {
     /// A peer asks; the reply has at most 16 KiB.
     fn asked(&self, from: NodeId, question: Bytes) -> Bytes;
 
-    /// A leader's heartbeat was accepted.
-    fn heard(&self) {}
+    /// A leader's heartbeat was accepted. It has committed its log up to this index.
+    fn heard(&self, _committed: u64) {}
 
     /// A node of that cluster greets this node, which belongs to none: it joins. Notes it on disk; may
     /// wait, and is called from a thread where it may.

@@ -270,6 +270,7 @@ where
         connection.expect(&[Kind::Append, Kind::Ping]);
         let mut pulse = Pulse::new();
         let mut answering: Option<BoxFuture<'_, io::Result<(Sequence, _)>>> = None;
+        let mut committed = 0;
         loop {
             let is_free = answering.is_none();
             let answer = async {
@@ -284,6 +285,7 @@ where
                     let Append { sequence, request, .. } = append;
                     let prev = request.prev_log_id;
                     let last = wire::last_of(prev, &request.entries);
+                    committed = request.leader_commit.map_or(0, |log_id| log_id.index);
                     answering = Some(Box::pin(async move {
                         let answer = self.raft()?.append_entries(request).await;
                         let answer = answer.map_err(io::Error::other)?;
@@ -305,7 +307,7 @@ where
                     answering = None;
                     let (sequence, result) = answer?;
                     if result.is_ok() {
-                        self.environment.inbox.heard();
+                        self.environment.inbox.heard(committed);
                     }
                     connection.put(|out| wire::put_append_answer(sequence, &result, out))?;
                 }
