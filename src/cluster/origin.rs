@@ -14,6 +14,7 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::engine::decision::Refusal;
 use crate::engine::group::{Group, Performed, Undecided};
+use crate::engine::mutant::{Mutant, planted};
 use crate::engine::time::Now;
 
 use super::entry::{CHANGE_BYTES_MAX, GROUP_BYTES_MAX, Tag, encode_group};
@@ -245,7 +246,9 @@ impl Origin {
     pub(super) fn hand_over_again(&self, term: u64) {
         let mut state = self.lock();
         let applied = state.applied.leader().map_or(0, |leader| leader.term);
-        state.again(|handed_over| handed_over == term || handed_over < applied);
+        state.again(|handed_over| {
+            handed_over == term || handed_over < applied || planted(Mutant::HandOverTwice)
+        });
     }
 
     /// Answers what has waited for too long. `has_leader`: there is one to hand requests to.
