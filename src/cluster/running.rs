@@ -49,6 +49,10 @@ const ASK_EVERY: Duration = Duration::from_secs(1);
 /// be before one is taken.
 const SNAPSHOT_ENTRIES: u64 = 100_000;
 
+/// How often it is looked who belongs to the cluster. A node has no link to one that it does not
+/// know, so until then what is asked at it waits.
+const KNOW_EVERY: Duration = Duration::from_millis(50);
+
 /// Every so many rounds of asking the tables are hashed and compared, where they are small.
 const CHECKSUM_ROUNDS: u64 = 30;
 
@@ -500,11 +504,20 @@ fn config() -> Result<Config, openraft::ConfigError> {
 /// Asks the other nodes for their clocks and how far they are, and compares tables.
 async fn ask_around<S: Disk>(running: Weak<Running<S>>) {
     let mut rounds = 0_u64;
+    let mut asked_at = tokio::time::Instant::now();
     loop {
-        tokio::time::sleep(ASK_EVERY).await;
+        tokio::time::sleep(KNOW_EVERY).await;
         let Some(running) = running.upgrade() else { return };
         let metrics = running.raft.metrics().borrow_watched().clone();
         let membership = metrics.membership_config.membership();
+        for (node, member) in membership.nodes() {
+            // Too many are told of below.
+            let _ = running.peers.know(*node, member);
+        }
+        if asked_at.elapsed() < ASK_EVERY {
+            continue;
+        }
+        asked_at = tokio::time::Instant::now();
         let voters: Vec<NodeId> = membership.voter_ids().collect();
         let own = running.standing();
         let mut said = HashMap::new();

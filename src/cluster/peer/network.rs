@@ -88,8 +88,8 @@ struct Line {
 
 enum State {
     Down,
-    /// Failed, with that text; not before this time again.
-    Resting(Pin<Box<Sleep>>, String),
+    /// Failed; not before this time again.
+    Resting(Pin<Box<Sleep>>),
     Dialing(BoxFuture<'static, io::Result<Connection>>),
     Up(Connection),
 }
@@ -155,14 +155,14 @@ impl Line {
                     }
                     Err(error) => {
                         let rest = Box::pin(sleep(self.backoff.next()));
-                        self.state = State::Resting(rest, error.to_string());
+                        self.state = State::Resting(rest);
                         return Poll::Ready(Err(error));
                     }
                 },
-                State::Resting(rest, text) => {
-                    if rest.as_mut().poll(cx).is_pending() {
-                        return Poll::Ready(Err(io::Error::other(text.clone())));
-                    }
+                // Whoever is told of an error tries again at once, so an error at once would have
+                // it try as fast as it can for as long as the peer is away.
+                State::Resting(rest) => {
+                    ready!(rest.as_mut().poll(cx));
                     self.state = State::Down;
                 }
             }

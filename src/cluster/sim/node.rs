@@ -154,9 +154,11 @@ impl Up {
     /// Lets it run for a tick, and first through those that it missed, in which it did nothing.
     pub(super) fn run(&self, missed: u64) {
         if missed > 0 {
-            self.runtime.block_on(tokio::time::advance(Duration::from_millis(missed)));
+            self.runtime.block_on(async {
+                tokio::time::advance(Duration::from_millis(missed)).await;
+            });
         }
-        self.runtime.block_on(tokio::time::sleep(Duration::from_millis(1)));
+        self.runtime.block_on(async { tokio::time::sleep(Duration::from_millis(1)).await });
     }
 
     pub(super) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {

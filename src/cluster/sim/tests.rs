@@ -12,7 +12,7 @@ use super::world::{Report, Verdict, run};
 const SEEDS: u64 = 6;
 
 /// Seeds within which a planted bug must be found.
-const SEEDS_FOR_BUG: u64 = 60;
+const SEEDS_FOR_BUG: u64 = 100;
 
 fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok()?.parse().ok()
