@@ -165,7 +165,10 @@ impl Client {
                 match &answer {
                     Ok(done) => {
                         let list = &done.outcomes.list;
-                        format!("client {client} hears from node {node}: entry {}: {list:?}", done.index)
+                        format!(
+                            "client {client} hears from node {node}: entry {}: {list:?}",
+                            done.index
+                        )
                     }
                     Err(why) => format!("client {client} hears from node {node}: {why:?}"),
                 }

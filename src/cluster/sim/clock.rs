@@ -36,7 +36,8 @@ impl Readings for Clocks {
         let passed = now - self.booted_at;
         let drifted = i128::from(passed) * i128::from(self.drift_ppm) / 1_000_000;
         let raw = self.raw_at_boot + (i128::from(passed) + drifted) as u64;
-        let wall = (WALL_AT_FIRST + now).saturating_add_signed(self.wall_off.load(Ordering::Relaxed));
+        let wall =
+            (WALL_AT_FIRST + now).saturating_add_signed(self.wall_off.load(Ordering::Relaxed));
         Reading { raw, wall }
     }
 }

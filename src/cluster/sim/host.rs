@@ -72,7 +72,13 @@ impl Host for SimHost {
         // While a snapshot waits to be written the table cannot be hashed.
         let table = self.table().hash(now);
         let sessions = self.hash_of_sessions();
-        self.oracle.lock().unwrap().followed(self.node, now, table, sessions, self.policy_version());
+        self.oracle.lock().unwrap().followed(
+            self.node,
+            now,
+            table,
+            sessions,
+            self.policy_version(),
+        );
     }
 
     fn change(&self, mut change: &[u8], now: Now) -> Result<String, String> {

@@ -156,7 +156,9 @@ impl Network {
 
     /// Breaks all connections between two nodes.
     pub(super) fn reset(&self, one: usize, other: usize) {
-        self.break_pipes(|pipe| (pipe.from.min(pipe.to), pipe.from.max(pipe.to)) == (one.min(other), one.max(other)));
+        self.break_pipes(|pipe| {
+            (pipe.from.min(pipe.to), pipe.from.max(pipe.to)) == (one.min(other), one.max(other))
+        });
     }
 
     /// A node lost power. What it sent is lost with it; others hear of it at once, or only by the
@@ -274,8 +276,13 @@ impl Net for Interface {
                 let network = || self.network.clone();
                 let theirs =
                     End { network: network(), node: to, boot: boots.1, reads: there, writes: back };
-                let ours =
-                    End { network: network(), node: from, boot: boots.0, reads: back, writes: there };
+                let ours = End {
+                    network: network(),
+                    node: from,
+                    boot: boots.0,
+                    reads: back,
+                    writes: there,
+                };
                 state.nodes[to].backlog.push_back((theirs, from));
                 let accepts = state.nodes[to].accepts.take();
                 drop(state);

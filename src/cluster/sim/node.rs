@@ -18,9 +18,9 @@ use crate::engine::time::UtcTime;
 use super::clock::{Clocks, True};
 use super::history::SharedOracle;
 use super::host::SimHost;
+use super::limits;
 use super::network::{Network, address};
 use super::random::Random;
-use super::limits;
 
 /// So small that logs go through many segments.
 const SEGMENT_BYTES: u64 = 64 << 10;
@@ -88,7 +88,8 @@ impl Node {
         let true_now = now.load(Ordering::Relaxed);
         let identity =
             Identity { id: CLUSTER, seed: limits::SEED, made_at: UtcTime::from_nanos(0) };
-        let failed = |what: &dyn std::fmt::Display| format!("node {} cannot start: {what}", id(self.number));
+        let failed =
+            |what: &dyn std::fmt::Display| format!("node {} cannot start: {what}", id(self.number));
         let home = Home::take(self.home.clone(), "home".to_owned(), identity);
         let home = home.map_err(|error| failed(&error))?;
         let has_failed = Arc::new(AtomicBool::new(false));
@@ -169,7 +170,8 @@ impl Up {
 /// Writes a node's log, as the thread of [`log::Log::open`] does, at the pace of a disk.
 async fn write(mut writer: Writer<Disk>, mut random: Random, node: usize, oracle: SharedOracle) {
     loop {
-        let takes = if random.in_thousand(5) { random.between(20, 80) } else { random.between(1, 3) };
+        let takes =
+            if random.in_thousand(5) { random.between(20, 80) } else { random.between(1, 3) };
         tokio::time::sleep(Duration::from_millis(takes)).await;
         writer.turn();
         oracle.lock().unwrap().voted(node, writer.vote());

@@ -55,7 +55,10 @@ fn seeds() {
             Verdict::Held => {
                 held += 1;
                 restores += report.restores;
-                report.fired.iter().for_each(|(fault, times)| *fired.entry(*fault).or_default() += times);
+                report
+                    .fired
+                    .iter()
+                    .for_each(|(fault, times)| *fired.entry(*fault).or_default() += times);
             }
             Verdict::Void(_) => void += 1,
             Verdict::Broken(_) => {

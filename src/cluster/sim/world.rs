@@ -225,8 +225,8 @@ impl World {
                 continue;
             }
             let voted = self.oracle.lock().unwrap().votes.of(number);
-            let voted_for_other =
-                voted != votes && voted.is_some_and(|vote| vote.node != id(number) && !vote.is_committed);
+            let voted_for_other = voted != votes
+                && voted.is_some_and(|vote| vote.node != id(number) && !vote.is_committed);
             if self.is_voter_doomed && voted_for_other {
                 self.is_voter_doomed = false;
                 let down = self.random.between(1, 30);
@@ -380,9 +380,11 @@ impl World {
     /// What was planned and did not come to be.
     fn missing(&self) -> Vec<String> {
         let befell = self.network.befell();
-        let plans = |faults: &[Fault]| self.plan.iter().any(|planned| faults.contains(&planned.fault));
+        let plans =
+            |faults: &[Fault]| self.plan.iter().any(|planned| faults.contains(&planned.fault));
         let never = self.plan.iter().filter(|planned| !planned.has_fired);
-        let mut missing: Vec<String> = never.map(|planned| format!("{:?}", planned.fault)).collect();
+        let mut missing: Vec<String> =
+            never.map(|planned| format!("{:?}", planned.fault)).collect();
         let mut demand = |is_there: bool, what: &str| {
             if !is_there {
                 missing.push(what.to_owned());
@@ -462,7 +464,8 @@ impl World {
         broken(self)?;
         recovery::decides(&self.decide)?;
         let until = self.tick + recovery::SETTLES_WITHIN;
-        let waiting = |clients: &[Client]| clients.iter().filter(|client| !client.is_done()).count();
+        let waiting =
+            |clients: &[Client]| clients.iter().filter(|client| !client.is_done()).count();
         while !self.is_broken()
             && self.tick < until
             && recovery::settles(&self.applied(), waiting(clients)).is_err()

@@ -4,10 +4,7 @@
 use std::collections::BTreeMap;
 
 /// What the counter has, and the cost of each id that a client was told is charged.
-pub(in super::super) fn check(
-    used: u64,
-    once: &BTreeMap<(usize, u64), u64>,
-) -> Result<(), String> {
+pub(in super::super) fn check(used: u64, once: &BTreeMap<(usize, u64), u64>) -> Result<(), String> {
     let known: u64 = once.values().sum();
     if used == known {
         return Ok(());

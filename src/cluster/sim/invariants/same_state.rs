@@ -14,7 +14,12 @@ pub(in super::super) struct SameState {
 }
 
 impl SameState {
-    pub(in super::super) fn at(&mut self, node: usize, now: Now, state: State) -> Result<(), String> {
+    pub(in super::super) fn at(
+        &mut self,
+        node: usize,
+        now: Now,
+        state: State,
+    ) -> Result<(), String> {
         let time = now.time.as_nanos();
         let utc = now.utc.as_nanos();
         let (first, known, of) = self.at.entry(time).or_insert((node, state, utc));
