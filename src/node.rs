@@ -19,10 +19,10 @@ use tokio::sync::watch;
 use crate::clock::{self, Clock};
 use crate::config::{self, Config};
 use crate::disk::{Directory, DiskError, Home, Identity};
-use crate::doors::{Instance, Loaded, admin, binary};
+use crate::doors::{Instance, Loaded, admin, binary, http, resp};
 use crate::engine::key::Seed;
 use crate::engine::table::{SweepCursor, Table};
-use crate::engine::time::{Now, Timestamp, UtcTime};
+use crate::engine::time::Timestamp;
 use crate::policy::{self, Policy, Source};
 
 pub use crate::disk::Restore;
@@ -80,6 +80,17 @@ pub enum StartError {
         /// Why not.
         why: String,
     },
+    /// Operator: the password of Redis clients cannot be had.
+    #[error("resp-password-file {}: {why}", path.display())]
+    Password {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        why: String,
+    },
+    /// Operator: a setting of the HTTP door is wrong.
+    #[error("{0}")]
+    Forwarded(String),
     /// Operator: a policy is wrong; the text shows where.
     #[error("{0}")]
     Policy(String),
@@ -249,6 +260,16 @@ async fn serve(
     .map_err(listen("the binary protocol", config.listen))?;
     let binary_address = binary.address().map_err(listen("the binary protocol", config.listen))?;
 
+    let resp = open_resp(config, &instance)?;
+    let mut more_doors = String::new();
+    if let Some((_, address)) = &resp {
+        more_doors.push_str(&format!(" · resp {address}"));
+    }
+    let http = open_http(config, &instance)?;
+    if let Some((_, address)) = &http {
+        more_doors.push_str(&format!(" · http {address}"));
+    }
+
     let keepers = match home {
         None => None,
         Some((home, Changed { last, sets, .. })) => {
@@ -268,6 +289,8 @@ async fn serve(
     };
     let (stop_binary, stopped) = watch::channel(false);
     let binary = tokio::spawn(binary.serve(stopping(stopped)));
+    let resp = resp.map(|(door, _)| tokio::spawn(door.serve(stopping(stop_binary.subscribe()))));
+    let http = http.map(|(door, _)| tokio::spawn(door.serve(stopping(stop_binary.subscribe()))));
     let (stop_admin, stopped) = watch::channel(false);
     let admin = tokio::spawn(admin.serve(stopping(stopped)));
     let upkeep = tokio::spawn(upkeep(Arc::clone(&instance), vitals));
@@ -280,7 +303,7 @@ async fn serve(
     });
     let loaded = instance.policy.load();
     ready(&format!(
-        "tollkeeper {} ready · binary {binary_address} · admin http://{admin_address} · policy: {} \
+        "tollkeeper {} ready · binary {binary_address} · admin http://{admin_address}{more_doors} · policy: {} \
          · at most {} keys",
         env!("CARGO_PKG_VERSION"),
         loaded.origin,
@@ -301,6 +324,9 @@ async fn serve(
     let _ = stop_binary.send(true);
     let drained = async {
         let _ = binary.await;
+        for door in [resp, http].into_iter().flatten() {
+            let _ = door.await;
+        }
         let _ = stop_admin.send(true);
         let _ = admin.await;
         if let Some((keeper, recorder)) = keepers {
@@ -320,6 +346,49 @@ async fn serve(
         task.abort();
     }
     Ok(())
+}
+
+/// The door for Redis clients and its address, if it is to be open.
+fn open_resp(
+    config: &Config,
+    instance: &Arc<Instance>,
+) -> Result<Option<(resp::Listener, SocketAddr)>, StartError> {
+    let Some(address) = config.resp else { return Ok(None) };
+    let wrong = |path: &Path, why: String| StartError::Password { path: path.to_owned(), why };
+    let password = match &config.resp_password_file {
+        None => None,
+        Some(path) => {
+            let text =
+                std::fs::read_to_string(path).map_err(|error| wrong(path, error.to_string()))?;
+            let password = text.trim_end().to_owned();
+            if password.is_empty() {
+                return Err(wrong(path, "it is empty".to_owned()));
+            }
+            Some(password)
+        }
+    };
+    let listen = |source| StartError::Listen { door: "Redis clients", address, source };
+    let (threads, grace) = (config.workers, config.drain_grace);
+    let door = resp::Listener::open(address, threads, grace, password.as_deref(), instance);
+    let door = door.map_err(listen)?;
+    let address = door.address().map_err(listen)?;
+    Ok(Some((door, address)))
+}
+
+/// The HTTP door and its address, if it is to be open.
+fn open_http(
+    config: &Config,
+    instance: &Arc<Instance>,
+) -> Result<Option<(http::Listener, SocketAddr)>, StartError> {
+    let forwarded = http::Forwarded::parse(&config.http_trusted, &config.http_headers);
+    let forwarded = forwarded.map_err(StartError::Forwarded)?;
+    let Some(address) = config.http else { return Ok(None) };
+    let listen = |source| StartError::Listen { door: "HTTP", address, source };
+    let (threads, grace) = (config.workers, config.drain_grace);
+    let door = http::Listener::open(address, threads, grace, forwarded, instance);
+    let door = door.map_err(listen)?;
+    let address = door.address().map_err(listen)?;
+    Ok(Some((door, address)))
 }
 
 /// Who may change what is in force.
@@ -366,15 +435,11 @@ async fn upkeep(instance: Arc<Instance>, vitals: Arc<admin::Vitals>) {
 }
 
 fn sweep(instance: &Instance, cursor: &mut SweepCursor) {
-    let now = instance.clock.now();
-    let lagging = Now {
-        time: Timestamp::from_nanos(now.time.as_nanos().saturating_sub(SWEEP_LAG_NANOS)),
-        utc: UtcTime::from_nanos(now.utc.as_nanos().saturating_sub(SWEEP_LAG_NANOS)),
-    };
+    let passed = instance.clock.passed(SWEEP_LAG_NANOS);
     let mut slots = 0;
     // A step stays within one shard; small shards take several.
     for _ in 0..64 {
-        slots += instance.table.load().sweep(cursor, lagging, SWEEP_SLOTS - slots).slots;
+        slots += instance.table.load().sweep(cursor, passed, SWEEP_SLOTS - slots).slots;
         if slots >= SWEEP_SLOTS {
             break;
         }

@@ -107,7 +107,8 @@ impl ClusterCommand {
                     .map(|(node, peer)| (node.to_string(), Value::String(peer)))
                     .collect();
                 ask.post("/v1/cluster/init", &json!({ "members": members }), |answer| {
-                    format!("cluster {} has begun, id {}", answer["cluster"], answer["id"])
+                    let text = |field: &str| answer[field].as_str().unwrap_or_default().to_owned();
+                    format!("cluster {} has begun, id {}", text("cluster"), text("id"))
                 })
             }
             Action::Status(Ask { node, .. }) => status(&node),
@@ -118,7 +119,9 @@ impl ClusterCommand {
             }
             Action::Remove(Remove { node, ask }) => {
                 ask.post("/v1/cluster/remove", &json!({ "node": node }), |_| {
-                    format!("node {node} is no member any more; stop it, and never use its number again")
+                    format!(
+                        "node {node} is no member any more; stop it, and never use its number again"
+                    )
                 })
             }
             Action::Transfer(Transfer { node, ask }) => {
@@ -194,7 +197,8 @@ fn as_text(value: &Value, admin: SocketAddr) -> String {
             Value::String(hash) => format!("{hash} at {}", node["state_hash_at"]),
             _ => "-".to_owned(),
         };
-        let clock = node["clock_offset_ms"].as_f64().map_or("-".to_owned(), |ms| format!("{ms:.1}"));
+        let clock =
+            node["clock_offset_ms"].as_f64().map_or("-".to_owned(), |ms| format!("{ms:.1}"));
         out.push_str(&format!(
             "{:<5} {:<8} {:<20} {:>9} {:>9} {:>9}  {hash}{}\n",
             text("node"),

@@ -42,7 +42,9 @@ pub(super) struct Explain {
 /// Says what one subject has used of every limit of an API: used, left, when it is back, what
 /// overrides it.
 ///
-/// Charges nothing. Exits 0, or 2 on an error.
+/// A limit whose key holds the request's method, path or a segment of it has as many counters as
+/// there are such values, and the table knows keys only as hashes: it is listed without numbers, and
+/// `explain` of one request shows them. Charges nothing. Exits 0, or 2 on an error.
 #[derive(Args)]
 #[command(after_help = "Examples:
   tollkeeper usage media team=t1

@@ -45,7 +45,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     #[command(about = "Answer checks until a signal ends it")]
-    Serve(serve::Serve),
+    Serve(Box<serve::Serve>),
     #[command(about = "Ask whether a request may pass, and charge it if it may")]
     Check(check::Check),
     #[command(about = "Ask whether a request may pass, and charge nothing")]

@@ -12,6 +12,7 @@ use crate::engine::key::Seed;
 use crate::node;
 use crate::policy::{self, Failure, Fate, LoadErrors, Policy, Source, TestOutcome, TestReport};
 
+use super::http::{Key, Node};
 use super::{FAILED, fail};
 
 /// Exit code if any test failed.
@@ -72,6 +73,21 @@ enum Action {
         #[arg(long)]
         json: bool,
     },
+    /// Put a policy in force at all nodes of a cluster, at one moment
+    ///
+    /// Compiles it here first. (A node that decides by itself reads its policy anew when the files
+    /// change, or on SIGHUP.) Exits 0 once it is in force, else 2.
+    #[command(after_help = "Examples:
+  tollkeeper policy apply media.toml --admin 127.0.0.1:7442")]
+    Apply {
+        /// The policy, a file or a directory
+        #[arg(value_name = "FILE|DIR")]
+        path: PathBuf,
+        #[command(flatten)]
+        node: Node,
+        #[command(flatten)]
+        key: Key,
+    },
 }
 
 #[derive(Args)]
@@ -92,6 +108,7 @@ impl PolicyCommand {
             Action::Test(sources) => sources.test(),
             Action::Show { path } => show(path),
             Action::Diff { old, new, json } => diff(&old, &new, json),
+            Action::Apply { path, node, key } => apply(&path, &node, &key),
         }
     }
 }
@@ -268,6 +285,32 @@ fn load(path: &Path) -> Result<Policy, Unloaded> {
     })?;
     let sources: Vec<Source<'_>> = files.iter().map(|(name, text)| Source { name, text }).collect();
     compile(&sources)
+}
+
+fn apply(path: &Path, node: &Node, key: &Key) -> ExitCode {
+    if let Err(unloaded) = load(path) {
+        unloaded.tell();
+        return ExitCode::from(FAILED);
+    }
+    let files = match node::read_policy(path) {
+        Ok(files) => files,
+        Err(error) => return fail(&format!("cannot read policy {}: {error}", path.display())),
+    };
+    let files: Vec<Value> =
+        files.iter().map(|(name, text)| json!({ "name": name, "text": text })).collect();
+    let body = json!({ "origin": path.display().to_string(), "files": files });
+    let answer = match node.post("/v1/policy", &body, Some(key)) {
+        Ok(answer) => answer,
+        Err(unanswered) => return unanswered.tell(node),
+    };
+    let version = serde_json::from_str::<Value>(&answer).unwrap_or(Value::Null);
+    let text = match (node.json, version["version"].as_str()) {
+        (false, Some(version)) => format!("policy {version} is in force at all nodes"),
+        _ => answer,
+    };
+    // A closed pipe is no failure of ours.
+    let _ = writeln!(io::stdout().lock(), "{}", text.trim_end());
+    ExitCode::SUCCESS
 }
 
 fn compile(sources: &[Source<'_>]) -> Result<Policy, Unloaded> {

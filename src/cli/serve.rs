@@ -32,6 +32,22 @@ pub(super) struct Serve {
     /// Address of metrics, health and the JSON API [default: 127.0.0.1:7442]
     #[arg(long, value_name = "ADDR", env = "TOLLKEEPER_ADMIN")]
     admin: Option<SocketAddr>,
+    /// Address for Redis clients: CL.THROTTLE, TOLL.CHECK [default: shut]
+    #[arg(long, value_name = "ADDR", env = "TOLLKEEPER_RESP")]
+    resp: Option<SocketAddr>,
+    /// File with the password that Redis clients must give [default: none is asked for]
+    #[arg(long, value_name = "FILE", env = "TOLLKEEPER_RESP_PASSWORD_FILE")]
+    resp_password_file: Option<PathBuf>,
+    /// Address of checks over HTTP: JSON, and forward-auth for proxies [default: shut]
+    #[arg(long, value_name = "ADDR", env = "TOLLKEEPER_HTTP")]
+    http: Option<SocketAddr>,
+    /// Proxies that may ask /v1/authorize, as addresses and networks: 10.0.0.0/8,::1 [default: none]
+    #[arg(long, value_name = "LIST", env = "TOLLKEEPER_HTTP_TRUSTED", value_delimiter = ',')]
+    http_trusted: Option<Vec<String>>,
+    /// Headers in which they say what: method, uri or the name of an attribute, as in
+    /// team=X-Team,ip=X-Real-IP [default: X-Forwarded-*, X-Original-*, X-Toll-ATTRIBUTE]
+    #[arg(long, value_name = "LIST", env = "TOLLKEEPER_HTTP_HEADERS", value_delimiter = ',')]
+    http_headers: Option<Vec<String>>,
     /// File with a token of 16 characters or more, which changes on the admin address then need;
     /// without one only a loopback address takes changes
     #[arg(long, value_name = "FILE", env = "TOLLKEEPER_ADMIN_TOKEN_FILE")]
@@ -49,10 +65,10 @@ pub(super) struct Serve {
     /// The most counters in memory; a new key beyond gets TABLE_FULL [default: 16777216]
     #[arg(long, value_name = "N", env = "TOLLKEEPER_MAX_KEYS")]
     max_keys: Option<u64>,
-    /// The most connections of the binary protocol [default: 10000]
+    /// The most connections of the binary protocol, and of --resp and --http each [default: 10000]
     #[arg(long, value_name = "N", env = "TOLLKEEPER_MAX_CONNECTIONS")]
     max_connections: Option<u64>,
-    /// Threads that serve the binary protocol [default: one for each processor]
+    /// Threads that serve the binary protocol, and --resp and --http each [default: one for each processor]
     #[arg(long, value_name = "N", env = "TOLLKEEPER_WORKERS")]
     workers: Option<usize>,
     /// Name of the cluster that the node belongs to; its nodes decide as one. Needs --node-id and
@@ -69,7 +85,12 @@ pub(super) struct Serve {
     #[arg(long, value_name = "HOST:PORT", env = "TOLLKEEPER_ADVERTISE", help_heading = "Cluster")]
     advertise: Option<String>,
     /// Where clients find the binary protocol [default: --listen]
-    #[arg(long, value_name = "HOST:PORT", env = "TOLLKEEPER_ADVERTISE_CLIENTS", help_heading = "Cluster")]
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        env = "TOLLKEEPER_ADVERTISE_CLIENTS",
+        help_heading = "Cluster"
+    )]
     advertise_clients: Option<String>,
     /// When a charge counts as kept by a node: `always`, once it is on disk; `os` or a span such as
     /// `50ms`, once it is written, so that power lost at most nodes at once loses the last of them
@@ -117,6 +138,11 @@ impl Serve {
         let typed = Raw {
             listen: self.listen,
             admin: self.admin,
+            resp: self.resp,
+            resp_password_file: self.resp_password_file.clone(),
+            http: self.http,
+            http_trusted: self.http_trusted.clone(),
+            http_headers: self.http_headers.clone(),
             admin_token_file: self.admin_token_file.clone(),
             policy: self.policy.clone(),
             data: self.data.clone(),
@@ -145,8 +171,8 @@ fn say(line: &str) {
 /// Logs for people on a terminal, JSON lines elsewhere.
 fn log_to_stderr() {
     use tracing_subscriber::EnvFilter;
-    let filter =
-        EnvFilter::try_from_env("TOLLKEEPER_LOG").unwrap_or_else(|_| EnvFilter::new("info,openraft=warn"));
+    let filter = EnvFilter::try_from_env("TOLLKEEPER_LOG")
+        .unwrap_or_else(|_| EnvFilter::new("info,openraft=warn"));
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     if std::io::stderr().is_terminal() {
         logs.init();

@@ -4,7 +4,7 @@
 mod os;
 mod stamp;
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::engine::time::{Now, Timestamp, UtcTime};
@@ -17,8 +17,8 @@ pub struct Clock {
     scale: Mutex<Scale>,
     /// Counts changes of the scale, so that readers need the lock only after one.
     changes: AtomicU64,
-    /// Whether a cluster says what time it is.
-    follows: AtomicBool,
+    /// What a cluster said last of what time it is, if this clock follows one.
+    followed: Mutex<Option<Now>>,
 }
 
 /// One thread's view of a [`Clock`]. Reading it takes no lock but after a change of the scale.
@@ -37,14 +37,14 @@ impl Clock {
     /// A clock on which it is `time` now.
     pub fn start_at(time: Timestamp) -> Arc<Self> {
         let scale = Mutex::new(Scale::start(time, Os::read()));
-        Arc::new(Self { scale, changes: AtomicU64::new(0), follows: AtomicBool::new(false) })
+        Arc::new(Self { scale, changes: AtomicU64::new(0), followed: Mutex::default() })
     }
 
     /// Steers wall time towards the operating system's. To be called about once a second; returns
     /// how far, in nanoseconds, the system's wall clock is ahead of ours.
     pub fn steer(&self) -> i64 {
         let mut scale = self.scale.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.follows.load(Ordering::Relaxed) {
+        if self.followed().is_some() {
             // The cluster's wall time is steered by its leader.
             return { *scale }.steer(Os::read());
         }
@@ -56,11 +56,29 @@ impl Clock {
     /// It is `now` in the cluster, as of this moment: from here on this clock says what has passed
     /// since. It never says more than the cluster's leader would, so it may go back a little.
     pub fn follow(&self, now: Now) {
-        self.follows.store(true, Ordering::Relaxed);
+        *self.followed.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
         let reading = Reading { raw: Os::raw(), wall: now.utc.as_nanos() };
         *self.scale.lock().unwrap_or_else(PoisonError::into_inner) =
             Scale::start(now.time, reading);
         self.changes.fetch_add(1, Ordering::Release);
+    }
+
+    fn followed(&self) -> Option<Now> {
+        *self.followed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A moment before which no check will be decided any more, if none takes longer than `lag`
+    /// nanoseconds from its stamp. In a cluster it is that of the last entry: a node that was away
+    /// decides by stamps of long ago, and must find what the others found then.
+    pub fn passed(&self, lag: u64) -> Now {
+        if let Some(now) = self.followed() {
+            return now;
+        }
+        let now = self.now();
+        Now {
+            time: Timestamp::from_nanos(now.time.as_nanos().saturating_sub(lag)),
+            utc: UtcTime::from_nanos(now.utc.as_nanos().saturating_sub(lag)),
+        }
     }
 
     /// The moment now.
@@ -91,4 +109,22 @@ impl LocalClock {
 /// Wall time as people write it, for the cases where no instance is running.
 pub fn wall_now() -> UtcTime {
     UtcTime::from_nanos(Os::read().wall)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A node that was away for long applies what it missed by its stamps, so until then nothing
+    /// may have been swept by the time that has passed here.
+    #[test]
+    fn in_a_cluster_only_the_log_says_what_has_passed() {
+        let clock = Clock::start_at(Timestamp::from_nanos(5_000));
+        assert!(clock.passed(1).time < clock.now().time);
+        assert_eq!(clock.passed(u64::MAX).time.as_nanos(), 0);
+        let now = Now { time: Timestamp::from_nanos(77), utc: UtcTime::from_nanos(99) };
+        clock.follow(now);
+        while clock.now().time <= now.time {}
+        assert_eq!((clock.passed(0), clock.passed(u64::MAX)), (now, now));
+    }
 }

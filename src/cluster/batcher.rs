@@ -5,7 +5,7 @@
 //! next one. So entries grow with load by themselves.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -19,14 +19,15 @@ use crate::clock::{Reading, Stamper};
 use crate::engine::decision::Refusal;
 use crate::engine::group::Group;
 use crate::engine::mutant::{Mutant, planted};
+use crate::engine::table::Table;
 
 use super::counts::Counts;
 use super::entry::{
     COMMANDS_PER_ENTRY, ENTRY_BYTES_MAX, GROUPS_MAX, Record, Tag, Tagged, What, decode_group,
 };
 use super::host::{Host, Readings};
-use super::origin::{Asked, Origin};
-use super::types::{Entry, LeaderId, NodeId, TypeConfig};
+use super::origin::{Asked, LEADERLESS_NANOS, Origin};
+use super::types::{Entry, LeaderId, NodeId, TypeConfig, acked_ago};
 
 /// Entries that a leader has proposed and not applied. With two the disk and the network always
 /// have work; more would make entries smaller, and each costs much by itself.
@@ -36,11 +37,19 @@ const UNAPPLIED_MAX: usize = 3;
 /// more comes is not read until there is room.
 const INBOX_BYTES_MAX: usize = 64 << 20;
 
+/// Requests that wait at a leader for an entry before it takes in more: those of a full inbox come
+/// on top at most.
+const OPEN_MAX: usize = 16_384;
+
 /// The most bytes of one frame from node to node.
 const FRAME_BYTES_MAX: usize = 900 << 10;
 
 /// How often things are looked at that nobody tells of.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// For how long a leader hands nothing more to Raft once no majority answers, and a node nothing
+/// more to a leader of whom it does not hear: what is not handed over was surely not charged.
+const OUT_OF_CONTACT: Duration = Duration::from_nanos(LEADERLESS_NANOS);
 
 /// How long a leader waits that may not propose at the moment.
 const RETRY_AFTER: Duration = Duration::from_millis(5);
@@ -49,6 +58,9 @@ const RETRY_AFTER: Duration = Duration::from_millis(5);
 pub trait Links: Send + Sync + 'static {
     /// Sends a frame, or says that it cannot now: the link is down, or too much is on its way.
     fn send(&self, to: NodeId, frame: Bytes) -> bool;
+
+    /// Whether the link is up.
+    fn is_up(&self, to: NodeId) -> bool;
 }
 
 /// What one node is for the batcher at a moment.
@@ -56,11 +68,11 @@ pub trait Links: Send + Sync + 'static {
 enum Role {
     /// The leader of this term, which has applied an entry of it, so all earlier ones.
     Leading(LeaderId),
-    /// A leader that has yet to.
+    /// A leader that has yet to, or that no majority answers.
     Beginning,
     /// A node that knows the leader of this term.
     Following(NodeId, u64),
-    /// A node that knows of none.
+    /// A node that knows of none, or does not hear of it.
     Alone,
 }
 
@@ -108,6 +120,7 @@ pub struct Inbox {
     frames: Mutex<VecDeque<HandedOver>>,
     bytes: AtomicUsize,
     relinked: AtomicBool,
+    heard_at: AtomicU64,
 }
 
 impl Inbox {
@@ -126,6 +139,17 @@ impl Inbox {
     /// A link to another node is new: what came of frames on the one before is not known.
     pub fn note_relinked(&self) {
         self.relinked.store(true, Ordering::Release);
+    }
+
+    /// A leader was heard of, at this moment of the raw clock.
+    pub fn note_heard(&self, raw: u64) {
+        self.heard_at.store(raw, Ordering::Relaxed);
+    }
+
+    /// Whether a leader was heard of less than `span` before this moment of the raw clock.
+    pub fn has_heard(&self, raw: u64, span: Duration) -> bool {
+        let heard_at = self.heard_at.load(Ordering::Relaxed);
+        heard_at > 0 && u128::from(raw.saturating_sub(heard_at)) < span.as_nanos()
     }
 
     /// Whether a frame has room.
@@ -218,7 +242,7 @@ struct Lead {
     unapplied: Arc<AtomicUsize>,
     /// Items of entries that surely were not appended, to be proposed again.
     returned: Arc<Mutex<Vec<Item>>>,
-    /// What a majority says of wall time, told by whoever asks the others.
+    /// Whether its first entry was proposed.
     fenced: bool,
 }
 
@@ -244,14 +268,18 @@ impl<SM: RaftStateMachine<TypeConfig>> Batcher<SM> {
             select! {
                 () = self.origin.news.notified() => {}
                 _ = looks.tick() => {
-                    let known = !matches!(self.role(), Role::Alone | Role::Beginning);
-                    self.origin.expire(known);
+                    let takes = match self.role() {
+                        Role::Leading(_) => true,
+                        Role::Following(_, term) => !self.origin.owes(term),
+                        Role::Beginning | Role::Alone => false,
+                    };
+                    self.origin.expire(takes);
                 }
             }
             match self.role() {
                 Role::Leading(leader) => {
                     if self.lead.as_ref().is_none_or(|lead| lead.leader != leader) {
-                        self.begin(leader).await;
+                        self.begin(leader);
                     }
                     self.take_in();
                     if self.seal().await.is_err() {
@@ -273,22 +301,27 @@ impl<SM: RaftStateMachine<TypeConfig>> Batcher<SM> {
 
     fn role(&self) -> Role {
         if let Ok(leader) = self.raft.as_leader() {
+            let is_heard = is_answered(&self.raft, acked_ago(&leader), OUT_OF_CONTACT);
             let leader = leader.to_committed_leader_id();
-            let ready = self.origin.applied().leader() == Some(leader);
+            let ready = is_heard && self.origin.applied().leader() == Some(leader);
             return if ready { Role::Leading(leader) } else { Role::Beginning };
         }
         let metrics = self.raft.metrics();
         let metrics = openraft::async_runtime::watch::WatchReceiver::borrow_watched(&metrics);
         match metrics.current_leader {
-            Some(leader) if leader != self.origin.node() => {
+            Some(leader) if leader != self.origin.node() && self.hears(leader) => {
                 Role::Following(leader, metrics.current_term)
             }
             _ => Role::Alone,
         }
     }
 
+    fn hears(&self, leader: NodeId) -> bool {
+        self.inbox.has_heard(self.readings.read().raw, OUT_OF_CONTACT) && self.links.is_up(leader)
+    }
+
     /// The first entry of a leader: its clock begins, with wall time as a majority has it.
-    async fn begin(&mut self, leader: LeaderId) {
+    fn begin(&mut self, leader: LeaderId) {
         let applied = self.origin.applied();
         let reading = stamped_by(self.readings.read());
         let raw = (applied.raw > 0).then_some(applied.raw);
@@ -352,8 +385,14 @@ impl<SM: RaftStateMachine<TypeConfig>> Batcher<SM> {
             lead.open.push_front(item);
         }
         let term = lead.leader.term;
-        while let Some((tag, asked)) = self.origin.hand_over(term, |_| true) {
+        // What finds no room stays where it is: here until it is told so, elsewhere on the link.
+        while lead.open.len() < OPEN_MAX
+            && let Some((tag, asked)) = self.origin.hand_over(term, |_| true)
+        {
             lead.take(Item::of(tag, asked));
+        }
+        if lead.open.len() >= OPEN_MAX {
+            return;
         }
         for HandedOver { term: of, after, items } in self.inbox.drain() {
             let Some(first) = items.first() else { continue };
@@ -421,7 +460,7 @@ impl<SM: RaftStateMachine<TypeConfig>> Batcher<SM> {
                     counts.resubmitted.fetch_add(1, Ordering::Relaxed);
                     let mut returned = returned.lock().unwrap_or_else(PoisonError::into_inner);
                     returned.extend(record.into_items());
-                } else {
+                } else if let Ok(Ok(_)) = outcome {
                     counts.committed(readings.read().raw.saturating_sub(proposed_at));
                 }
                 unapplied.fetch_sub(1, Ordering::AcqRel);
@@ -429,6 +468,16 @@ impl<SM: RaftStateMachine<TypeConfig>> Batcher<SM> {
             });
         }
     }
+}
+
+/// Whether a majority answered this leader less than `span` ago. A leader that is the only voter is
+/// its own majority, and no answer tells it so.
+pub(super) fn is_answered<SM: RaftStateMachine<TypeConfig>>(
+    raft: &Raft<TypeConfig, SM>,
+    acked_before: Option<Duration>,
+    span: Duration,
+) -> bool {
+    acked_before.is_some_and(|before| before < span) || raft.voter_ids().count() == 1
 }
 
 impl Record {
@@ -464,6 +513,7 @@ impl Lead {
             let Some(Item::Change(tag, change)) = self.open.pop_front() else { return None };
             return Some(What::Change { tag, change });
         }
+        let table = host.table();
         let (mut groups, mut bytes, mut commands) = (Vec::new(), 0, 0);
         while let Some(Item::Group(_)) = self.open.front() {
             let Some(Item::Group(mut group)) = self.open.pop_front() else { break };
@@ -477,7 +527,7 @@ impl Lead {
             }
             bytes += group.bytes();
             commands += count;
-            refuse_for_room(host, &mut group);
+            refuse_for_room(&table, &mut group);
             groups.push(group);
         }
         (!groups.is_empty()).then_some(What::Groups(groups))
@@ -522,15 +572,9 @@ const HEADROOM: u64 = (UNAPPLIED_MAX * COMMANDS_PER_ENTRY) as u64;
 
 /// Refuses commands that would bring a new counter, where there may be no room for it. Only the
 /// leader does, before it proposes: applying never refuses, so nodes cannot differ.
-fn refuse_for_room(host: &dyn Host, tagged: &mut Tagged) {
-    let table = host.table();
-    let usage = table.usage();
-    if usage.keys + HEADROOM < usage.keys_max / 5 * 4 && usage.keys_max > 0 {
-        // No limit may have more than four fifths, so none is near its cap either, unless its own
-        // is low; those are looked at below once the table fills.
-        if !table.has_low_caps() {
-            return;
-        }
+fn refuse_for_room(table: &Table, tagged: &mut Tagged) {
+    if table.is_roomy(HEADROOM) {
+        return;
     }
     let mut group = Group::default();
     if decode_group(tagged.body.clone(), &mut group).is_err() {

@@ -483,3 +483,6 @@ fn permit(bytes: &mut Bytes) -> Result<PermitId, Malformed> {
     take(bytes, 16)?.copy_to_slice(&mut id);
     Ok(PermitId(id))
 }
+
+#[cfg(test)]
+mod tests;

@@ -17,7 +17,7 @@ use super::types::{Entry, LeaderId, LogEntry, LogId, TypeConfig, Vote};
 use super::wire;
 
 /// Bytes of entries that are read at once, at most, but for one entry that is longer.
-pub const READ_BYTES_MAX: usize = 2 << 20;
+pub(super) const READ_BYTES_MAX: usize = 2 << 20;
 
 /// Kinds of entries in the log. Their bytes are those of a peer's frame.
 const BLANK: u8 = 0;
@@ -25,7 +25,7 @@ const NORMAL: u8 = 1;
 const MEMBERSHIP: u8 = 2;
 
 /// A node's log. A clone is the same one.
-pub struct LogStore<S: Storage> {
+pub(super) struct LogStore<S: Storage> {
     log: Arc<Log<S>>,
 }
 
@@ -41,7 +41,7 @@ where
     S::File: Send + Sync,
 {
     /// This log, for Raft.
-    pub fn new(log: Arc<Log<S>>) -> Self {
+    pub(super) fn new(log: Arc<Log<S>>) -> Self {
         Self { log }
     }
 

@@ -48,6 +48,6 @@ pub use batcher::{Batcher, Inbox, Links};
 pub use counts::{Ahead, Counts, Durations};
 pub use host::{Host, Readings, Restored, SystemReadings};
 pub use machine::{Machine, SharedHome};
+pub use origin::{Applied, Origin};
 pub use running::{Parts, Running, Standing, View};
 pub use types::{Member, NodeId, SnapshotFile, SnapshotMeta};
-pub use origin::{Applied, Origin};

@@ -22,18 +22,18 @@ use super::host::Readings;
 use super::types::{LeaderId, LogId};
 
 /// The most requests that wait at one node. Past it they are refused at once.
-pub const WAITING_MAX: usize = 16_384;
+pub(super) const WAITING_MAX: usize = 16_384;
 
 /// The most bytes of requests that wait at one node.
-pub const WAITING_BYTES_MAX: usize = 64 << 20;
+pub(super) const WAITING_BYTES_MAX: usize = 64 << 20;
 
 /// For how long a request may wait for a leader that it can be handed to, in nanoseconds: an
 /// election timeout.
-pub const LEADERLESS_NANOS: u64 = 300_000_000;
+pub(super) const LEADERLESS_NANOS: u64 = 300_000_000;
 
 /// For how long a request may wait that was handed over, in nanoseconds. A new leader has been
 /// found by then, if there can be one.
-pub const UNKNOWN_NANOS: u64 = 3_000_000_000;
+pub(super) const UNKNOWN_NANOS: u64 = 3_000_000_000;
 
 /// Where the node stands.
 #[derive(Clone, Copy, Debug)]
@@ -55,7 +55,7 @@ impl Applied {
 
 /// What is to be handed over.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Asked {
+pub(super) enum Asked {
     /// A group, encoded, and the version of the policy by which it was resolved.
     Group {
         /// The version.
@@ -209,7 +209,9 @@ impl Origin {
     }
 
     /// The next request to be handed to the leader of `term`, if `fits` likes its size. Those that
-    /// are too late are answered so.
+    /// are too late are answered so. There is none while it is not known what became of those that
+    /// were handed over for earlier terms: they may have to go first, and a leader takes a node's
+    /// requests in the order of their sequences only.
     pub(super) fn hand_over(
         &self,
         term: u64,
@@ -218,6 +220,9 @@ impl Origin {
         let now = self.readings.read().raw;
         let mut state = self.lock();
         let state = &mut *state;
+        if state.owes(term) {
+            return None;
+        }
         while let Some(&sequence) = state.fresh.front() {
             let Some(waiting) = state.waiting.get_mut(&sequence) else {
                 state.fresh.pop_front();
@@ -251,7 +256,12 @@ impl Origin {
         });
     }
 
-    /// Answers what has waited for too long. `has_leader`: there is one to hand requests to.
+    /// Whether nothing may be handed over for `term` yet.
+    pub(super) fn owes(&self, term: u64) -> bool {
+        self.lock().owes(term)
+    }
+
+    /// Answers what has waited for too long. `has_leader`: there is one that takes requests.
     pub(super) fn expire(&self, has_leader: bool) {
         let now = self.readings.read().raw;
         let mut state = self.lock();
@@ -367,6 +377,14 @@ impl State {
         }
     }
 
+    /// Whether something that was handed over for a term before this one may be to be handed over
+    /// again.
+    fn owes(&self, term: u64) -> bool {
+        let is_decided = self.applied.leader().is_some_and(|leader| leader.term >= term);
+        let is_earlier = |(of, _): (u64, u64)| of < term;
+        !is_decided && self.waiting.values().any(|it| it.handed_over.is_some_and(is_earlier))
+    }
+
     /// Has everything handed over anew that was handed over for a term that `lost` says.
     fn again(&mut self, lost: impl Fn(u64) -> bool) {
         let is_fresh = |waiting: &Waiting| waiting.handed_over.is_none_or(|(term, _)| lost(term));
@@ -381,3 +399,6 @@ pub(super) fn refusal_at(refused: &[(u32, Refusal)], place: usize) -> Option<Ref
     let at = refused.binary_search_by_key(&place, |(place, _)| *place).ok()?;
     Some(refused[at].1)
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,16 +2,16 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};
-use openraft::{Instant, ChangeMembers, Config, Raft, ServerState, SnapshotPolicy};
+use openraft::{ChangeMembers, Config, Raft, ServerState, SnapshotPolicy};
 
-use super::batcher::{Batcher, Inbox, Links};
+use super::batcher::{Batcher, Inbox, Links, is_answered};
 use super::counts::Counts;
 use super::host::{Disk, Host, Readings};
 use super::log_store::LogStore;
@@ -19,13 +19,13 @@ use super::machine::{Machine, SharedHome};
 use super::origin::Origin;
 use super::peer::{self, BoxFuture, Local, Net, Peers, Way};
 use super::snapshots::HomeSnapshots;
-use super::types::{Member, NodeId, TypeConfig};
+use super::types::{Member, NodeId, TypeConfig, acked_ago};
 
 /// How often a leader is heard of, in milliseconds.
 const HEARTBEAT_MILLIS: u64 = 50;
 
 /// The shortest and the longest time without a leader before a node asks to be elected.
-pub const ELECTION_MILLIS: (u64, u64) = (150, 300);
+pub(super) const ELECTION_MILLIS: (u64, u64) = (150, 300);
 
 /// How long a leader that hears nobody keeps its followers, in milliseconds.
 const QUORUM_LOSS_MILLIS: u64 = 1000;
@@ -45,13 +45,11 @@ const APPEND_ENTRIES_MAX: u64 = 64;
 /// How often nodes ask each other for their clocks and how far they are.
 const ASK_EVERY: Duration = Duration::from_secs(1);
 
-/// How often a leader's entries or bytes are looked at for a snapshot, and how many there are to
-/// be before one is taken.
+/// Entries after which a snapshot is taken.
 const SNAPSHOT_ENTRIES: u64 = 100_000;
 
-/// How often it is looked who belongs to the cluster. A node has no link to one that it does not
-/// know, so until then what is asked at it waits.
-const KNOW_EVERY: Duration = Duration::from_millis(50);
+/// How often new members are looked for, to which there is to be a link.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Every so many rounds of asking the tables are hashed and compared, where they are small.
 const CHECKSUM_ROUNDS: u64 = 30;
@@ -60,7 +58,7 @@ const CHECKSUM_ROUNDS: u64 = 30;
 const CHECKSUM_KEYS_MAX: u64 = 200_000;
 
 /// A node's Raft.
-pub type NodeRaft<S> = Raft<TypeConfig, Machine<S>>;
+pub(super) type NodeRaft<S> = Raft<TypeConfig, Machine<S>>;
 
 /// What a node is put together from.
 pub struct Parts<S: Disk> {
@@ -98,8 +96,8 @@ pub struct Running<S: Disk> {
     host: Arc<dyn Host>,
     readings: Arc<dyn Readings>,
     standing: Arc<Mutex<BTreeMap<NodeId, Standing>>>,
-    /// When a leader was last heard of, by the raw clock.
-    heard_at: Arc<AtomicU64>,
+    inbox: Arc<Inbox>,
+    links: Arc<PeerLinks>,
 }
 
 /// How a node stands, by its own word.
@@ -171,7 +169,6 @@ struct Desk {
     host: Arc<dyn Host>,
     readings: Arc<dyn Readings>,
     connections: Arc<Mutex<HashMap<NodeId, u64>>>,
-    heard_at: Arc<AtomicU64>,
 }
 
 impl Desk {
@@ -252,7 +249,7 @@ impl peer::Inbox for Desk {
     }
 
     fn heard(&self) {
-        self.heard_at.store(self.readings.read().raw, Ordering::Relaxed);
+        self.inbox.note_heard(self.readings.read().raw);
     }
 
     fn joined(&self, _cluster: [u8; 16], _from: NodeId) -> io::Result<()> {
@@ -260,9 +257,9 @@ impl peer::Inbox for Desk {
     }
 }
 
-/// Links of a node, once it has peers.
+/// Links of a node to its peers.
 struct PeerLinks {
-    peers: Mutex<Option<Peers>>,
+    peers: Peers,
     connections: Arc<Mutex<HashMap<NodeId, u64>>>,
 }
 
@@ -271,8 +268,11 @@ impl Links for PeerLinks {
         let connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(connection) = connections.get(&to).copied() else { return false };
         drop(connections);
-        let peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
-        peers.as_ref().is_some_and(|peers| peers.send(to, connection, frame).is_ok())
+        self.peers.send(to, connection, frame).is_ok()
+    }
+
+    fn is_up(&self, to: NodeId) -> bool {
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&to)
     }
 }
 
@@ -295,7 +295,6 @@ impl<S: Disk> Running<S> {
         );
         let inbox: Arc<Inbox> = Arc::default();
         let connections: Arc<Mutex<HashMap<NodeId, u64>>> = Arc::default();
-        let heard_at: Arc<AtomicU64> = Arc::default();
         let desk = Desk {
             inbox: Arc::clone(&inbox),
             origin: Arc::clone(&origin),
@@ -303,14 +302,14 @@ impl<S: Disk> Running<S> {
             host: Arc::clone(&host),
             readings: Arc::clone(&readings),
             connections: Arc::clone(&connections),
-            heard_at: Arc::clone(&heard_at),
         };
         let snapshots = Arc::new(HomeSnapshots(home));
         let listener = net.listen(&listen).await?;
         let peers = Peers::new(Arc::clone(&net), local, snapshots, Arc::new(desk));
-        let links = Arc::new(PeerLinks { peers: Mutex::new(Some(peers.clone())), connections });
+        let links = Arc::new(PeerLinks { peers: peers.clone(), connections });
         let config = Arc::new(config().map_err(io::Error::other)?);
-        let raft = Raft::new(node, config, peers.networks(), LogStore::new(Arc::new(log)), machine).await;
+        let raft =
+            Raft::new(node, config, peers.networks(), LogStore::new(Arc::new(log)), machine).await;
         let raft = raft.map_err(io::Error::other)?;
         let running = Arc::new(Self {
             raft: raft.clone(),
@@ -321,7 +320,8 @@ impl<S: Disk> Running<S> {
             host: Arc::clone(&host),
             readings: Arc::clone(&readings),
             standing: Arc::default(),
-            heard_at,
+            inbox: Arc::clone(&inbox),
+            links: Arc::clone(&links),
         });
         let served = raft.clone();
         tokio::spawn(async move { peers.serve(listener, served).await });
@@ -375,6 +375,18 @@ impl<S: Disk> Running<S> {
         changed.map(drop).map_err(|error| self.refused(error))
     }
 
+    /// Sees to a link to each other member: whichever leads next, requests can go there at once.
+    fn know_members(&self) {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        for (node, member) in metrics.membership_config.membership().nodes() {
+            if *node != metrics.id {
+                // The transport has said so in the log, and tries again.
+                let _ = self.peers.know(*node, member);
+            }
+        }
+    }
+
     fn refused(&self, error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> String {
         match error {
             RaftError::APIError(ClientWriteError::ForwardToLeader(to)) => match to.leader_id {
@@ -398,13 +410,15 @@ impl<S: Disk> Running<S> {
                 None => "there is no leader at the moment".to_owned(),
             });
         }
-        let caught_up = metrics.replication.iter().flatten().filter(|(node, _)| **node != metrics.id);
+        let caught_up =
+            metrics.replication.iter().flatten().filter(|(node, _)| **node != metrics.id);
         let best = caught_up.max_by_key(|(_, matched)| matched.as_ref().map(|log_id| log_id.index));
         let to = to.or(best.map(|(node, _)| *node));
         let to = to.ok_or("there is no other node")?;
         self.raft.trigger().transfer_leader(to).await.map_err(|error| error.to_string())?;
         let wait = self.raft.wait(Some(Duration::from_millis(3 * ELECTION_MILLIS.1)));
-        let gone = wait.metrics(|metrics| metrics.current_leader != Some(metrics.id), "handed over");
+        let gone =
+            wait.metrics(|metrics| metrics.current_leader != Some(metrics.id), "handed over");
         gone.await.map(drop).map_err(|error| error.to_string())
     }
 
@@ -416,15 +430,35 @@ impl<S: Disk> Running<S> {
         self.raft.trigger().snapshot().await.map_err(|error| error.to_string())
     }
 
-    /// Whether this node has heard of a leader with a majority less than an election timeout ago.
+    /// Whether this node has heard of a leader with a majority less than an election timeout ago,
+    /// and has applied what it knows of.
     pub fn is_in_contact(&self) -> bool {
         const MAX: Duration = Duration::from_millis(ELECTION_MILLIS.0);
+        let applied = self.origin.applied();
         if let Ok(leader) = self.raft.as_leader() {
-            return leader.last_quorum_acked().is_some_and(|acked| acked.elapsed() < MAX);
+            let acked = acked_ago(&leader);
+            return applied.leader() == Some(leader.to_committed_leader_id())
+                && is_answered(&self.raft, acked, MAX);
         }
-        let heard_at = self.heard_at.load(Ordering::Relaxed);
-        let age = self.readings.read().raw.saturating_sub(heard_at);
-        heard_at > 0 && u128::from(age) < MAX.as_nanos()
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        // A node that only catches up has a table of long ago.
+        let index = applied.log_id.map_or(0, |log_id| log_id.index);
+        let behind = metrics.last_log_index.unwrap_or_default().saturating_sub(index);
+        if applied.leader().is_none_or(|leader| leader.term != metrics.current_term)
+            || behind > APPEND_ENTRIES_MAX
+        {
+            return false;
+        }
+        drop(metrics);
+        self.inbox.has_heard(self.readings.read().raw, MAX)
+    }
+
+    /// Whether what is asked here can be decided: this node leads, or its link to the leader is up.
+    pub fn can_decide(&self) -> bool {
+        let node = self.origin.node();
+        let reaches = |leader: NodeId| leader == node || self.links.is_up(leader);
+        self.is_in_contact() && self.leader().is_some_and(reaches)
     }
 
     /// How this node stands.
@@ -447,9 +481,9 @@ impl<S: Disk> Running<S> {
         let metrics = self.raft.metrics().borrow_watched().clone();
         let membership = metrics.membership_config.membership();
         let voters: Vec<NodeId> = membership.voter_ids().collect();
-        let members = membership.nodes().map(|(node, member)| {
-            (*node, member.peer.clone(), voters.contains(node))
-        });
+        let members = membership
+            .nodes()
+            .map(|(node, member)| (*node, member.peer.clone(), voters.contains(node)));
         let index = |log_id: Option<super::types::LogId>| log_id.map(|log_id| log_id.index);
         View {
             node: metrics.id,
@@ -503,21 +537,18 @@ fn config() -> Result<Config, openraft::ConfigError> {
 
 /// Asks the other nodes for their clocks and how far they are, and compares tables.
 async fn ask_around<S: Disk>(running: Weak<Running<S>>) {
-    let mut rounds = 0_u64;
-    let mut asked_at = tokio::time::Instant::now();
+    let looks_between = (ASK_EVERY.as_millis() / LOOK_EVERY.as_millis()).max(1) as u64;
+    let (mut rounds, mut looks) = (0_u64, 0_u64);
     loop {
-        tokio::time::sleep(KNOW_EVERY).await;
+        tokio::time::sleep(LOOK_EVERY).await;
         let Some(running) = running.upgrade() else { return };
-        let metrics = running.raft.metrics().borrow_watched().clone();
-        let membership = metrics.membership_config.membership();
-        for (node, member) in membership.nodes() {
-            // Too many are told of below.
-            let _ = running.peers.know(*node, member);
-        }
-        if asked_at.elapsed() < ASK_EVERY {
+        running.know_members();
+        looks += 1;
+        if !looks.is_multiple_of(looks_between) {
             continue;
         }
-        asked_at = tokio::time::Instant::now();
+        let metrics = running.raft.metrics().borrow_watched().clone();
+        let membership = metrics.membership_config.membership();
         let voters: Vec<NodeId> = membership.voter_ids().collect();
         let own = running.standing();
         let mut said = HashMap::new();

@@ -7,7 +7,6 @@ use bytes::Bytes;
 
 use crate::disk::File;
 
-
 use super::host::Disk;
 use super::machine::{SharedHome, lock};
 use super::peer::{Reading, Receiving, Snapshots};

@@ -1,6 +1,7 @@
 //! What Raft is told of our types. openraft's names do not leave this folder.
 
 use core::fmt;
+use core::time::Duration;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -58,6 +59,15 @@ pub type SnapshotMeta = openraft::type_config::alias::SnapshotMetaOf<TypeConfig>
 pub type Snapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, SnapshotFile>;
 /// An entry with its place in the log.
 pub type LogEntry = openraft::type_config::alias::EntryOf<TypeConfig>;
+
+/// How long ago a majority answered a leader, by Raft's own clock; `None` if none has yet.
+pub(super) fn acked_ago<SM>(leader: &openraft::raft::Leader<TypeConfig, SM>) -> Option<Duration>
+where
+    SM: openraft::storage::RaftStateMachine<TypeConfig>,
+{
+    use openraft::Instant;
+    leader.last_quorum_acked().map(|acked| acked.elapsed())
+}
 
 /// A whole and verified snapshot file of this node, by its number in the data directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,8 +10,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use defaults::{
-    ADMIN, CLUSTER_NAME_BYTES_MAX, CONNECTIONS_MAX, DRAIN_GRACE, KEYS_MAX, KEYS_MAX_HIGHEST, LISTEN, PEER_LISTEN, SNAPSHOT_INTERVAL,
-    SNAPSHOT_INTERVAL_MAX, SNAPSHOT_INTERVAL_MIN, WORKERS_MAX,
+    ADMIN, CLUSTER_NAME_BYTES_MAX, CONNECTIONS_MAX, DRAIN_GRACE, KEYS_MAX, KEYS_MAX_HIGHEST,
+    LISTEN, PEER_LISTEN, SNAPSHOT_INTERVAL, SNAPSHOT_INTERVAL_MAX, SNAPSHOT_INTERVAL_MIN,
+    WORKERS_MAX,
 };
 pub use raw::{ConfigError, Raw};
 
@@ -22,6 +23,16 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Address of the admin door.
     pub admin: SocketAddr,
+    /// Address of the door for Redis clients; `None`: it stays shut.
+    pub resp: Option<SocketAddr>,
+    /// File with the password that Redis clients must give.
+    pub resp_password_file: Option<PathBuf>,
+    /// Address of the HTTP door; `None`: it stays shut.
+    pub http: Option<SocketAddr>,
+    /// Whose word the HTTP door takes for where a request came from: addresses and networks.
+    pub http_trusted: Vec<String>,
+    /// Which header says what of a request to authorize: `what=Header`.
+    pub http_headers: Vec<String>,
     /// File with the token that changes on the admin door need.
     pub admin_token_file: Option<PathBuf>,
     /// Policy file, or directory of them; `None` is the built-in example.
@@ -32,9 +43,9 @@ pub struct Config {
     pub snapshot_interval: Duration,
     /// The most counters in the table.
     pub keys_max: u64,
-    /// Threads that serve the binary door.
+    /// Threads that serve each of the doors but the admin one.
     pub workers: NonZeroUsize,
-    /// The most connections of the binary door.
+    /// The most connections of each of the doors but the admin one.
     pub connections_max: u64,
     /// How long clients have to leave at shutdown.
     pub drain_grace: Duration,
@@ -73,9 +84,8 @@ pub enum Fsync {
 
 impl ClusterConfig {
     fn resolve(typed: &Raw, file: &Raw, listen: SocketAddr) -> Result<Option<Self>, ConfigError> {
-        let text = |typed: &Option<String>, file: &Option<String>| {
-            typed.clone().or_else(|| file.clone())
-        };
+        let text =
+            |typed: &Option<String>, file: &Option<String>| typed.clone().or_else(|| file.clone());
         let name = text(&typed.cluster, &file.cluster);
         let node_id = typed.node_id.or(file.node_id);
         let Some(name) = name else {
@@ -143,6 +153,11 @@ impl Config {
         Ok(Self {
             listen,
             admin: typed.admin.or(file.admin).unwrap_or(ADMIN),
+            resp: typed.resp.or(file.resp),
+            resp_password_file: typed.resp_password_file.or(file.resp_password_file),
+            http: typed.http.or(file.http),
+            http_trusted: typed.http_trusted.or(file.http_trusted).unwrap_or_default(),
+            http_headers: typed.http_headers.or(file.http_headers).unwrap_or_default(),
             admin_token_file: typed.admin_token_file.or(file.admin_token_file),
             policy: typed.policy.or(file.policy),
             data,
@@ -167,6 +182,19 @@ mod tests {
         let config = Config::resolve(typed, file).unwrap();
         assert_eq!((config.keys_max, config.listen.port()), (7, 1));
         assert_eq!(config.admin, ADMIN);
+    }
+
+    #[test]
+    fn doors_are_shut_unless_they_have_an_address() {
+        let config = Config::resolve(Raw::default(), Raw::default()).unwrap();
+        assert_eq!((config.resp, config.http, config.http_trusted.len()), (None, None, 0));
+        let text = "resp = \"127.0.0.1:6379\"\nhttp = \"[::1]:7443\"\n\
+                    http_trusted = [\"10.0.0.0/8\"]\nhttp_headers = [\"team=X-Team\"]\n";
+        let config = Config::resolve(Raw::default(), Raw::parse("f.toml", text).unwrap()).unwrap();
+        assert_eq!(config.resp.map(|address| address.port()), Some(6379));
+        assert_eq!(config.http.map(|address| address.port()), Some(7443));
+        assert_eq!(config.http_trusted, ["10.0.0.0/8"]);
+        assert_eq!(config.http_headers, ["team=X-Team"]);
     }
 
     #[test]

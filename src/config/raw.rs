@@ -17,6 +17,16 @@ pub struct Raw {
     pub listen: Option<SocketAddr>,
     /// Address of the admin door.
     pub admin: Option<SocketAddr>,
+    /// Address of the door for Redis clients.
+    pub resp: Option<SocketAddr>,
+    /// File with the password that Redis clients must give.
+    pub resp_password_file: Option<PathBuf>,
+    /// Address of the HTTP door.
+    pub http: Option<SocketAddr>,
+    /// Whose word the HTTP door takes.
+    pub http_trusted: Option<Vec<String>>,
+    /// Which header says what, as `what=Header`.
+    pub http_headers: Option<Vec<String>>,
     /// File with the token that changes on the admin door need.
     pub admin_token_file: Option<PathBuf>,
     /// Policy file or directory.

@@ -60,10 +60,9 @@ pub(super) fn problem_report(problem: &Problem, handle: &Handle) -> ErrorReport 
 /// The protocol's name for what a cluster did not decide.
 pub(super) fn undecided_code(undecided: Undecided) -> &'static str {
     match undecided {
-        Undecided::Stale => "STALE_HANDLE",
         Undecided::NoQuorum => "NO_QUORUM",
         Undecided::Unknown => "UNKNOWN_OUTCOME",
-        Undecided::Overloaded => "OVERLOADED",
+        Undecided::Stale | Undecided::Overloaded => "OVERLOADED",
         Undecided::Late => "DEADLINE_EXCEEDED",
         Undecided::Stopping => "SHUTTING_DOWN",
     }

@@ -55,14 +55,14 @@ impl Bad {
         Self(ErrorReport { code: code.to_owned(), message: message.into() })
     }
 
-    fn field(name: &str, found: &Value, allowed: &str) -> Self {
+    pub(super) fn field(name: &str, found: &Value, allowed: &str) -> Self {
         let found = shown(&found.to_string());
         Self::new("BAD_REQUEST", format!("field `{name}` is {found}, allowed is {allowed}"))
     }
 }
 
 /// A found value, cut to a length that a message can hold.
-fn shown(found: &str) -> String {
+pub(super) fn shown(found: &str) -> String {
     match found.char_indices().nth(FOUND_CHARS_MAX) {
         None => found.to_owned(),
         Some((end, _)) => format!("{}… ({} bytes)", &found[..end], found.len()),
@@ -72,13 +72,11 @@ fn shown(found: &str) -> String {
 impl Asked {
     /// Reads a body.
     pub(super) fn parse(body: &[u8]) -> Result<Self, Bad> {
-        let value = json::parse(body)
-            .map_err(|error| Bad::new("BAD_REQUEST", format!("the body is no JSON: {error}")))?;
-        let Value::Object(mut fields) = value else {
-            let found = shown(&value.to_string());
-            let message = format!("the body is {found}, allowed is an object");
-            return Err(Bad::new("BAD_REQUEST", message));
-        };
+        Self::of(object(body)?)
+    }
+
+    /// Reads a request's fields.
+    pub(super) fn of(mut fields: Map<String, Value>) -> Result<Self, Bad> {
         if let Some(unknown) = fields.keys().find(|name| !FIELDS.contains(&name.as_str())) {
             let (unknown, allowed) = (shown(unknown), FIELDS.join(", "));
             let message = format!("unknown field `{unknown}`, allowed are {allowed}");
@@ -204,7 +202,21 @@ fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
     if names.is_empty() { "none".to_owned() } else { names.join(", ") }
 }
 
-fn text(fields: &mut Map<String, Value>, name: &str) -> Result<Option<String>, Bad> {
+/// Reads a body that is an object.
+pub(super) fn object(body: &[u8]) -> Result<Map<String, Value>, Bad> {
+    let value = json::parse(body)
+        .map_err(|error| Bad::new("BAD_REQUEST", format!("the body is no JSON: {error}")))?;
+    match value {
+        Value::Object(fields) => Ok(fields),
+        other => {
+            let found = shown(&other.to_string());
+            Err(Bad::new("BAD_REQUEST", format!("the body is {found}, allowed is an object")))
+        }
+    }
+}
+
+/// Takes a field that is text, if it is there.
+pub(super) fn text(fields: &mut Map<String, Value>, name: &str) -> Result<Option<String>, Bad> {
     match fields.remove(name) {
         None => Ok(None),
         Some(Value::String(text)) => Ok(Some(text)),

@@ -338,7 +338,7 @@ impl Batch {
         for (index, resolved) in resolved.into_iter().enumerate() {
             self.items[index].outcome = match resolved {
                 Ok(place) => self.settle(index, place, desk, &loaded, &pinned, stamp),
-                Err(outcome) => outcome,
+                Err(unresolved) => self.unresolved(index, &unresolved, desk),
             };
         }
         desk.clear();
@@ -351,7 +351,7 @@ impl Batch {
         desk: &mut Desk,
         loaded: &Loaded,
         pinned: &Pinned<'_>,
-    ) -> Result<Place, Settled> {
+    ) -> Result<Place, Unresolved> {
         let asked = match &self.items[index].ask {
             Ask::Check { request, .. } | Ask::Amend { request, .. } => request,
             Ask::Inline { charges, .. } => {
@@ -372,27 +372,28 @@ impl Batch {
         let Some(handle) = loaded.policy.handle(asked.handle) else { return Ok(Place::Nowhere) };
         let resolved =
             self.with_request(asked, |request| desk.resolve(loaded, pinned, handle, request));
-        resolved.map(Place::Handle).map_err(|error| {
-            let charges =
-                matches!(self.items[index].ask, Ask::Check { intent: Intent::Charge, .. });
-            let (outcome, when_unavailable) = match error {
-                ResolveError::BadAttribute { when_unavailable, .. } => {
-                    (cells::Outcome::Unavailable, when_unavailable)
-                }
-                ResolveError::CostTooLarge { .. } | ResolveError::TooManyLimits { .. } => {
-                    (cells::Outcome::Error, Unavailable::Deny)
-                }
-            };
-            if charges {
-                desk.cells.check(handle.api_number(), outcome);
+        let api = handle.api_number();
+        resolved.map(Place::Handle).map_err(|error| Unresolved { api, error })
+    }
+
+    /// What becomes of an item whose request does not fit the policy.
+    fn unresolved(&self, index: usize, unresolved: &Unresolved, desk: &Desk) -> Settled {
+        let Unresolved { api, error } = *unresolved;
+        let (outcome, when_unavailable) = match error {
+            ResolveError::BadAttribute { when_unavailable, .. } => {
+                (cells::Outcome::Unavailable, when_unavailable)
             }
-            match (&self.items[index].ask, when_unavailable) {
-                (Ask::Check { .. }, Unavailable::Allow) => {
-                    Settled::FailedOpen(Problem::Resolve(error))
-                }
-                _ => Settled::Failed(Problem::Resolve(error)),
+            ResolveError::CostTooLarge { .. } | ResolveError::TooManyLimits { .. } => {
+                (cells::Outcome::Error, Unavailable::Deny)
             }
-        })
+        };
+        if matches!(self.items[index].ask, Ask::Check { intent: Intent::Charge, .. }) {
+            desk.cells.check(api, outcome);
+        }
+        match (&self.items[index].ask, when_unavailable) {
+            (Ask::Check { .. }, Unavailable::Allow) => Settled::FailedOpen(Problem::Resolve(error)),
+            _ => Settled::Failed(Problem::Resolve(error)),
+        }
     }
 
     /// The second pass: what becomes of an item.
@@ -539,6 +540,12 @@ impl Batch {
             values.map(|place| place.clone().map(|place| &self.bytes[place])).collect();
         with(&Request { values: &values, costs: &self.costs[asked.costs.clone()] })
     }
+}
+
+/// A request of an API, by its number in counts, that does not fit the policy.
+struct Unresolved {
+    api: usize,
+    error: ResolveError,
 }
 
 /// Where an item's charges lie on the desk.

@@ -228,11 +228,6 @@ impl Instance {
         self.replace(policy, origin, now, numbers)
     }
 
-    /// Which names have which numbers.
-    pub fn numbers(&self) -> Numbers {
-        self.control.lock().numbers.clone()
-    }
-
     /// As [`Instance::reload`], going on from these numbers.
     ///
     /// # Errors
@@ -256,6 +251,11 @@ impl Instance {
         self.policy.store(Arc::new(loaded.with_overrides(overrides)));
         self.control.reloads.note_success();
         Ok(changes)
+    }
+
+    /// Numbers of everything that has had one since the start.
+    pub fn numbers(&self) -> Numbers {
+        self.control.lock().numbers.clone()
     }
 
     /// Every override that has not ended.

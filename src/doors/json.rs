@@ -6,9 +6,26 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
+use super::asked::shown;
+
 /// Reads one JSON value, in which no object has a field twice.
 pub(super) fn parse(bytes: &[u8]) -> Result<Value, serde_json::Error> {
     serde_json::from_slice(bytes).map(|Strict(value)| value)
+}
+
+/// Whether a body is said to be JSON. A page in a browser may send a form to any address, but JSON
+/// only where it is let to: without this, every web page that somebody near the daemon opens could
+/// charge counters.
+///
+/// # Errors
+/// What was found in the header `content-type`, and what is allowed.
+pub(super) fn expect(content_type: Option<&str>) -> Result<(), String> {
+    let essence = content_type.map(|found| found.split(';').next().unwrap_or_default().trim());
+    if essence.is_some_and(|essence| essence.eq_ignore_ascii_case("application/json")) {
+        return Ok(());
+    }
+    let found = content_type.map_or("missing".to_owned(), |found| format!("`{}`", shown(found)));
+    Err(format!("header `content-type` is {found}, allowed is `application/json`"))
 }
 
 struct Strict(Value);

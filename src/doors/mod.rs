@@ -5,6 +5,12 @@ pub mod binary;
 
 pub mod admin;
 
+pub mod resp;
+
+pub mod http;
+
+mod threads;
+
 mod desk;
 
 mod docket;
@@ -18,6 +24,8 @@ mod json;
 mod asked;
 
 mod answer;
+
+mod checks;
 
 mod changes;
 
@@ -48,10 +56,10 @@ pub use batch::{Batch, Outcome, SharedDesk};
 pub use changes::{Batch as ChangeBatch, Changes, Full, Kept, NotKept, Turn};
 pub use control::{Control, Failure, InForce, Loaded, Reloads, Standing};
 pub(crate) use desk::Unamended;
-pub use docket::{Awaited, AwaitedChange, Consensus, ConsensusHandle, Docket};
-pub use steering::{Initialize, Steered, Steering};
 pub use desk::{Answered, Desk, Intent, Problem};
+pub use docket::{Awaited, AwaitedChange, Consensus, ConsensusHandle, Docket};
 pub use journal::{Denial, Event, Journal};
+pub use steering::{Initialize, Steered, Steering};
 
 /// The part of `--max-keys` that one limit may take if its policy says nothing, in percent: the
 /// keys of one API's attacker then leave room for the other limits.
@@ -82,7 +90,11 @@ pub struct Instance {
     /// The spaces of inline limits' keys.
     pub inline: InlineSpaces,
     /// Open connections of the binary door.
-    pub connections: Connections,
+    pub connections: Arc<Connections>,
+    /// Open connections of the door for Redis clients.
+    pub resp_connections: Arc<Connections>,
+    /// Open connections of the HTTP door.
+    pub http_connections: Arc<Connections>,
     /// Who decides, where this node does not by itself; set once, before any door opens.
     pub consensus: OnceLock<ConsensusHandle>,
     /// What operators ask of the cluster; set once, where there is one.
@@ -132,11 +144,32 @@ pub struct Connections {
 }
 
 /// One open connection; closes itself in the count.
-pub struct ConnectionGuard(Arc<Instance>);
+pub struct ConnectionGuard(Arc<Connections>);
+
+impl Connections {
+    /// None open of at most `max`.
+    fn new(max: u64) -> Arc<Self> {
+        Arc::new(Self { open: AtomicU64::new(0), max })
+    }
+
+    /// Counts one more, unless there are too many.
+    fn admit(self: &Arc<Self>) -> Option<ConnectionGuard> {
+        if self.open.fetch_add(1, Ordering::Relaxed) >= self.max {
+            self.open.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
+        Some(ConnectionGuard(Arc::clone(self)))
+    }
+
+    /// Those open now.
+    pub fn open(&self) -> u64 {
+        self.open.load(Ordering::Relaxed)
+    }
+}
 
 impl Drop for ConnectionGuard {
     fn drop(&mut self) {
-        self.0.connections.open.fetch_sub(1, Ordering::Relaxed);
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -184,7 +217,9 @@ impl Instance {
             cells: Cells::new(),
             id,
             inline: InlineSpaces::derive(seed),
-            connections: Connections { open: AtomicU64::new(0), max: connections_max },
+            connections: Connections::new(connections_max),
+            resp_connections: Connections::new(connections_max),
+            http_connections: Connections::new(connections_max),
             consensus: OnceLock::new(),
             steering: OnceLock::new(),
             snapshots: OnceLock::new(),
@@ -192,19 +227,14 @@ impl Instance {
         }))
     }
 
-    /// Counts one more connection, unless there are too many.
+    /// Counts one more connection of the binary door, unless there are too many.
     pub fn connect(self: &Arc<Self>) -> Option<ConnectionGuard> {
-        let open = &self.connections.open;
-        if open.fetch_add(1, Ordering::Relaxed) >= self.connections.max {
-            open.fetch_sub(1, Ordering::Relaxed);
-            return None;
-        }
-        Some(ConnectionGuard(Arc::clone(self)))
+        self.connections.admit()
     }
 
-    /// Open connections.
+    /// Open connections of the binary door.
     pub fn connections(&self) -> u64 {
-        self.connections.open.load(Ordering::Relaxed)
+        self.connections.open()
     }
 
     /// From now on no new work is taken.

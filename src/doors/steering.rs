@@ -6,6 +6,7 @@ use std::pin::Pin;
 
 use serde_json::Value;
 
+use crate::metrics::cells::ClusterFigures;
 use crate::policy::ByHand;
 
 use super::docket::AwaitedChange;
@@ -20,6 +21,9 @@ pub trait Steering: Send + Sync {
 
     /// Puts a policy in force at all nodes: where it comes from, and names and texts.
     fn policy(&self, origin: String, texts: Vec<(String, String)>) -> AwaitedChange;
+
+    /// What this node counts of the cluster.
+    fn figures(&self) -> ClusterFigures;
 
     /// How the nodes stand.
     fn status(&self) -> Steered;

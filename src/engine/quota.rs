@@ -43,7 +43,7 @@ const UNLIMITED_CODE: u8 = 0x80;
 
 impl Kind {
     /// The kind with this code.
-    const fn of_code(code: u8) -> Option<Self> {
+    pub(crate) const fn of_code(code: u8) -> Option<Self> {
         Some(match code {
             1 => Self::Bucket,
             2 => Self::Sliding,

@@ -89,17 +89,23 @@ pub enum Protocol {
     Binary,
     /// The admin door's HTTP.
     Admin,
+    /// Redis' protocol.
+    Resp,
+    /// The HTTP door.
+    Http,
 }
 
 impl Protocol {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::Binary, Self::Admin];
+    pub const ALL: [Self; 4] = [Self::Binary, Self::Admin, Self::Resp, Self::Http];
 
     /// The value of the metric's label.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Binary => "binary",
             Self::Admin => "admin",
+            Self::Resp => "resp",
+            Self::Http => "http",
         }
     }
 }
@@ -243,6 +249,34 @@ impl Cells {
     pub fn durations(&self, protocol: Protocol) -> [u64; DURATION_BOUNDS.len() + 1] {
         core::array::from_fn(|bucket| self.sum_of(protocol, |worker| &worker.durations[bucket]))
     }
+}
+
+/// Counts of one node of a cluster.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ClusterFigures {
+    /// Whether it leads.
+    pub leads: bool,
+    /// The term that it knows of.
+    pub term: u64,
+    /// The index of the last entry that it applied.
+    pub applied: u64,
+    /// Whether it is in contact with a majority.
+    pub in_contact: bool,
+    /// Whether nodes' tables were found to differ.
+    pub diverged: bool,
+    /// Entries proposed, groups in them, bytes of them, commands applied.
+    pub entries: [u64; 4],
+    /// Requests handed to the leader, entries proposed anew, denials without an entry.
+    pub requests: [u64; 3],
+    /// Requests that wait.
+    pub waiting: u64,
+    /// Seconds from proposing to applying, at 0.5, 0.99 and 0.999, and how many entries.
+    pub commit_seconds: ([f64; 3], u64),
+    /// Of each other node: its number, by how many entries it is behind, and by how many seconds
+    /// its clock is ahead of this node's.
+    pub peers: Vec<(u64, u64, f64)>,
+    /// The index of the last snapshot.
+    pub snapshot_index: u64,
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use metrics_exporter_prometheus::formatting::{
     write_help_line, write_metric_line, write_type_line,
 };
 
+use super::cells::ClusterFigures;
 use super::cells::DURATION_BOUNDS;
 use super::process::Process;
 
@@ -55,6 +56,8 @@ pub struct Figures {
     pub wall_offset_seconds: f64,
     /// Of snapshots, where there is a data directory.
     pub snapshots: Option<SnapshotFigures>,
+    /// Of the cluster, where there is one.
+    pub cluster: Option<ClusterFigures>,
     /// What the kernel says.
     pub process: Process,
 }
@@ -197,6 +200,50 @@ const WALL_OFFSET: Metric = gauge(
     "tollkeeper_clock_wall_offset_seconds",
     "How far the system's wall clock is ahead of the node's, which follows it by at most 0.1 %.",
 );
+const CLUSTER_LEADS: Metric =
+    gauge("tollkeeper_cluster_leader", "1 if this node leads its cluster.");
+const CLUSTER_TERM: Metric = gauge("tollkeeper_cluster_term", "Term that this node knows of.");
+const CLUSTER_APPLIED: Metric =
+    gauge("tollkeeper_cluster_applied_index", "Index of the last log entry applied.");
+const CLUSTER_CONTACT: Metric = gauge(
+    "tollkeeper_cluster_in_contact",
+    "1 if a leader with a majority was heard of within an election timeout.",
+);
+const CLUSTER_DIVERGED: Metric =
+    gauge("tollkeeper_cluster_diverged", "1 if nodes were found to differ at one index: alarm.");
+const CLUSTER_ENTRIES: Metric =
+    counter("tollkeeper_cluster_entries_total", "Log entries proposed by this node.");
+const CLUSTER_GROUPS: Metric =
+    counter("tollkeeper_cluster_groups_total", "Groups of requests in the entries proposed.");
+const CLUSTER_ENTRY_BYTES: Metric =
+    counter("tollkeeper_cluster_entry_bytes_total", "Bytes of the entries proposed.");
+const CLUSTER_COMMANDS: Metric =
+    counter("tollkeeper_cluster_commands_total", "Requests applied from the log.");
+const CLUSTER_FORWARDED: Metric =
+    counter("tollkeeper_cluster_forwarded_total", "Groups handed to the leader by this node.");
+const CLUSTER_RESUBMITTED: Metric =
+    counter("tollkeeper_cluster_resubmitted_total", "Entries that were proposed anew.");
+const CLUSTER_SHORTCUTS: Metric = counter(
+    "tollkeeper_cluster_shortcut_denials_total",
+    "Denials by this node's applied table, without a log entry.",
+);
+const CLUSTER_WAITING: Metric =
+    gauge("tollkeeper_cluster_waiting", "Groups asked here that wait for their entry.");
+const CLUSTER_COMMIT: Metric = gauge(
+    "tollkeeper_cluster_commit_seconds",
+    "Time from proposing an entry to applying it here, since the start, by quantile.",
+);
+const CLUSTER_COMMITS: Metric =
+    counter("tollkeeper_cluster_commits_total", "Entries proposed by this node that were applied.");
+const CLUSTER_LAG: Metric =
+    gauge("tollkeeper_cluster_peer_lag_entries", "Entries by which a node is behind this one.");
+const CLUSTER_OFFSET: Metric = gauge(
+    "tollkeeper_cluster_peer_clock_offset_seconds",
+    "By how much a node's wall clock is ahead of this one's.",
+);
+const CLUSTER_SNAPSHOT: Metric =
+    gauge("tollkeeper_cluster_snapshot_index", "Index of the last snapshot of the log.");
+
 const SNAPSHOTS: Metric = counter("tollkeeper_snapshots_total", "Snapshots, by outcome.");
 const SNAPSHOT_AGE: Metric = gauge(
     "tollkeeper_snapshot_age_seconds",
@@ -268,6 +315,9 @@ pub fn render(figures: &Figures) -> String {
     page.single(&UPTIME, figures.uptime_seconds);
     page.single(&WALL_OFFSET, figures.wall_offset_seconds);
 
+    if let Some(cluster) = &figures.cluster {
+        put_cluster(&mut page, cluster);
+    }
     if let Some(snapshots) = figures.snapshots {
         page.begin(&SNAPSHOTS);
         for (outcome, count) in [("written", snapshots.written), ("failed", snapshots.failed)] {
@@ -357,6 +407,38 @@ impl Page {
     }
 }
 
+fn put_cluster(page: &mut Page, cluster: &ClusterFigures) {
+    page.single(&CLUSTER_LEADS, u64::from(cluster.leads));
+    page.single(&CLUSTER_TERM, cluster.term);
+    page.single(&CLUSTER_APPLIED, cluster.applied);
+    page.single(&CLUSTER_CONTACT, u64::from(cluster.in_contact));
+    page.single(&CLUSTER_DIVERGED, u64::from(cluster.diverged));
+    let counts = [CLUSTER_ENTRIES, CLUSTER_GROUPS, CLUSTER_ENTRY_BYTES, CLUSTER_COMMANDS];
+    for (metric, count) in counts.iter().zip(cluster.entries) {
+        page.single(metric, count);
+    }
+    let counts = [CLUSTER_FORWARDED, CLUSTER_RESUBMITTED, CLUSTER_SHORTCUTS];
+    for (metric, count) in counts.iter().zip(cluster.requests) {
+        page.single(metric, count);
+    }
+    page.single(&CLUSTER_WAITING, cluster.waiting);
+    page.begin(&CLUSTER_COMMIT);
+    let (seconds, commits) = cluster.commit_seconds;
+    for (quantile, seconds) in ["0.5", "0.99", "0.999"].into_iter().zip(seconds) {
+        page.line(&CLUSTER_COMMIT, &[("quantile", quantile)], seconds);
+    }
+    page.single(&CLUSTER_COMMITS, commits);
+    page.begin(&CLUSTER_LAG);
+    for (peer, lag, _) in &cluster.peers {
+        page.line(&CLUSTER_LAG, &[("peer", &peer.to_string())], *lag);
+    }
+    page.begin(&CLUSTER_OFFSET);
+    for (peer, _, offset) in &cluster.peers {
+        page.line(&CLUSTER_OFFSET, &[("peer", &peer.to_string())], *offset);
+    }
+    page.single(&CLUSTER_SNAPSHOT, cluster.snapshot_index);
+}
+
 fn label_set(metric: &Metric, labels: &[(&'static str, &str)]) -> LabelSet {
     let labels: Vec<Label> =
         labels.iter().map(|(name, value)| Label::new(*name, (*value).to_owned())).collect();
@@ -388,6 +470,7 @@ mod tests {
             protocols: vec![admin],
             policy_origin: "odd \"name\"\n\\x".into(),
             build_version: "1.2.3",
+            cluster: None,
             snapshots: Some(SnapshotFigures { age_seconds: Some(2.5), ..Default::default() }),
             ..Figures::default()
         }

@@ -92,15 +92,9 @@ pub(super) fn run(
     table.keep_caps_elsewhere();
     let loaded = Loaded::new(policy, origin, clock::wall_now());
     let clock = Clock::start_at(Timestamp::from_nanos(1));
-    let instance = Instance::with_table(
-        table,
-        config.connections_max,
-        identity.id,
-        &seed,
-        clock,
-        loaded,
-    )
-    .map_err(|error| StartError::Policy(error.to_string()))?;
+    let instance =
+        Instance::with_table(table, config.connections_max, identity.id, &seed, clock, loaded)
+            .map_err(|error| StartError::Policy(error.to_string()))?;
     let host = Arc::new(InstanceHost::new(Arc::clone(&instance), identity, seed, config.keys_max));
     let log = open_log(&data.join(LOG), identity, cluster.fsync)?;
     let parts = Parts {
@@ -142,11 +136,7 @@ fn first_half(bytes: [u8; 16]) -> [u8; 8] {
     core::array::from_fn(|at| bytes[at])
 }
 
-fn open_log(
-    path: &Path,
-    identity: Identity,
-    fsync: Fsync,
-) -> Result<Log<Directory>, StartError> {
+fn open_log(path: &Path, identity: Identity, fsync: Fsync) -> Result<Log<Directory>, StartError> {
     let boot = boot_id().map_err(system("boot id"))?;
     let salt = u64::from_le_bytes(first_half(random_bytes()?));
     let mut settings = Settings::new(identity.id, path.display().to_string(), boot, salt);
@@ -475,8 +465,7 @@ fn initialize(
                 ));
             }
             let random = || random_bytes().map_err(|error| error.to_string());
-            let identity =
-                Identity { id: random()?, seed: random()?, made_at: clock::wall_now() };
+            let identity = Identity { id: random()?, seed: random()?, made_at: clock::wall_now() };
             peers.local().set_cluster(identity.id);
             let members: BTreeMap<NodeId, Member> = members
                 .into_iter()
@@ -487,8 +476,10 @@ fn initialize(
                     invite(&peers, *node, member, identity).await?;
                 }
             }
-            let report: BTreeMap<String, String> =
-                members.iter().map(|(node, member)| (node.to_string(), member.peer.clone())).collect();
+            let report: BTreeMap<String, String> = members
+                .iter()
+                .map(|(node, member)| (node.to_string(), member.peer.clone()))
+                .collect();
             let name = cluster.name.clone();
             let joined = Joined { identity, node: cluster.node_id, name, members };
             *begun.lock().unwrap_or_else(PoisonError::into_inner) = Some(joined);

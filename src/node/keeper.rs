@@ -16,8 +16,10 @@ use crate::clock::{self, Os};
 use crate::disk::{Ahead, Beside, Directory, Header, Home, KEPT, LimitName, rest};
 use crate::doors::report::SnapshotReport;
 use crate::doors::{Instance, Turn};
+use crate::engine::command::LimitId;
+use crate::engine::quota::Kind;
 use crate::engine::time::Now;
-use crate::policy::Policy;
+use crate::policy::Numbers;
 
 /// Of the most counters that the table may hold, the part that may change before a snapshot has
 /// come to them; a snapshot for which it is not enough is given up. A noted counter takes 40 bytes
@@ -174,7 +176,9 @@ impl Work {
             applied: (changed, 0),
             sessions_opened,
         };
-        let limits = limit_names(&policy.policy);
+        // After the moment, so that all counters of then have a name, also those of limits that are
+        // no more: a policy may bring them back.
+        let limits = limit_names(&instance.numbers());
         let beside = Beside { header, limits, sessions: saved, cluster: Vec::new() };
         let written = self.home.write(&beside, moment, pace).map_err(|error| error.to_string())?;
         self.changed.push_back(changed);
@@ -193,14 +197,12 @@ impl Work {
     }
 }
 
-/// The names of a policy's limits, as snapshots have them.
-pub(super) fn limit_names(policy: &Policy) -> Vec<LimitName> {
-    let names = policy.limits().iter().map(|limit| LimitName {
-        id: limit.id,
-        kind: limit.kind,
-        api: limit.api.to_string(),
-        name: limit.name.to_string(),
-        window: limit.window.to_string(),
-    });
-    names.collect()
+/// The names of all limits that ever had a number, as snapshots have them.
+pub(super) fn limit_names(numbers: &Numbers) -> Vec<LimitName> {
+    numbers.limits().map(name_of).collect()
+}
+
+fn name_of((id, kind, names): (LimitId, Kind, &[Box<str>; 3])) -> LimitName {
+    let [api, name, window] = names.each_ref().map(ToString::to_string);
+    LimitName { id, kind, api, name, window }
 }

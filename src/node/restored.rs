@@ -11,10 +11,9 @@ use crate::engine::kinds::NARROW_HORIZON;
 use crate::engine::session::{RequestId, SavedSession};
 use crate::engine::table::{Stamp, Table};
 use crate::engine::time::{Nanos, Timestamp, UtcTime};
-use crate::policy::{ByHand, Identities, Identity, OverrideRecord, Policy, SetCounters};
+use crate::policy::{ByHand, Identities, Identity, LimitInfo, OverrideRecord, Policy, SetCounters};
 
 use super::StartError;
-use super::keeper::limit_names;
 
 const YEAR: u64 = 365 * 86_400 * 1_000_000_000;
 
@@ -62,13 +61,12 @@ pub(super) fn restore(
 ) -> Result<Option<Restored>, StartError> {
     let Some(verified) = home.restore(which)? else { return Ok(None) };
     let header = verified.outline().header;
-    let names = limit_names(policy);
     let loaded = verified.load(table, |old| {
-        let is_same = |new: &&crate::disk::LimitName| {
-            (new.kind, &new.api, &new.name, &new.window)
-                == (old.kind, &old.api, &old.name, &old.window)
+        let is_same = |new: &&LimitInfo| {
+            (new.kind, &*new.api, &*new.name, &*new.window)
+                == (old.kind, &*old.api, &*old.name, &*old.window)
         };
-        names.iter().find(is_same).map(|new| new.id)
+        policy.limits().iter().find(is_same).map(|new| new.id)
     });
     let loaded = loaded.map_err(|damage| -> DiskError { home.damaged(header.number, damage) })?;
     let down = wall - header.wall;

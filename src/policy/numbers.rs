@@ -6,6 +6,7 @@ use core::fmt;
 use std::collections::HashMap;
 
 use crate::engine::command::LimitId;
+use crate::engine::quota::Kind;
 
 use super::Policy;
 use super::maxima::{HANDLE_NUMBERS_MAX, LIMITS_MAX};
@@ -14,8 +15,8 @@ use super::maxima::{HANDLE_NUMBERS_MAX, LIMITS_MAX};
 /// never taken back.
 #[derive(Clone, Debug, Default)]
 pub struct Numbers {
-    /// By API, limit and window; from 1.
-    limits: HashMap<[Box<str>; 3], u16>,
+    /// By API, limit and window; from 1. With the kind that the limit last had.
+    limits: HashMap<[Box<str>; 3], (u16, Kind)>,
     /// From 0.
     apis: HashMap<Box<str>, u16>,
     /// By API and class; from 1.
@@ -53,11 +54,12 @@ impl Numbers {
         for limit in &mut policy.limits {
             let name = [limit.api.clone(), limit.name.clone(), limit.window.clone()];
             let next = self.limits.len() + 1;
-            let number = *self.limits.entry(name).or_insert(next as u16);
+            let (number, kind) = self.limits.entry(name).or_insert((next as u16, limit.kind));
+            (*kind, limit.id) = (limit.kind, LimitId(*number));
+            let number = *number;
             if next > LIMITS_MAX && usize::from(number) == next {
                 return Err(RunOut { what: "limits", max: LIMITS_MAX });
             }
-            limit.id = LimitId(number);
         }
         for handle in &mut policy.handles {
             let next = self.handles.len() + 1;
@@ -70,7 +72,7 @@ impl Numbers {
             handle.api_number = *apis.entry(handle.api.clone()).or_insert(next);
             for limit in &mut handle.limits {
                 let name = [handle.api.clone(), limit.name.clone(), limit.window.clone()];
-                if let Some(number) = self.limits.get(&name) {
+                if let Some((number, _)) = self.limits.get(&name) {
                     limit.id = LimitId(*number);
                 }
             }
@@ -83,13 +85,19 @@ impl Numbers {
         policy.find_places();
         Ok(())
     }
+
+    /// Every limit that ever had a number, with the kind that it last had and the names of its API,
+    /// of itself and of its window. In no order.
+    pub fn limits(&self) -> impl Iterator<Item = (LimitId, Kind, &[Box<str>; 3])> {
+        self.limits.iter().map(|(names, (number, kind))| (LimitId(*number), *kind, names))
+    }
 }
 
 /// One name and its number, for who keeps numbers elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Numbered {
-    /// Of a limit: API, limit and window.
-    Limit([Box<str>; 3], u16),
+    /// Of a limit: API, limit and window, and the kind that it last had.
+    Limit([Box<str>; 3], u16, Kind),
     /// Of an API.
     Api(Box<str>, u16),
     /// Of a handle: API and class.
@@ -105,11 +113,13 @@ impl Numbers {
         limits.sort_by_key(|(_, number)| **number);
         apis.sort_by_key(|(_, number)| **number);
         handles.sort_by_key(|(_, number)| **number);
-        let limits = limits.into_iter().map(|(name, number)| Numbered::Limit(name.clone(), *number));
+        let limits = limits
+            .into_iter()
+            .map(|(name, (number, kind))| Numbered::Limit(name.clone(), *number, *kind));
         let apis = apis.into_iter().map(|(name, number)| Numbered::Api(name.clone(), *number));
-        let handles = handles.into_iter().map(|((api, class), number)| {
-            Numbered::Handle(api.clone(), class.clone(), *number)
-        });
+        let handles = handles
+            .into_iter()
+            .map(|((api, class), number)| Numbered::Handle(api.clone(), class.clone(), *number));
         limits.chain(apis).chain(handles).collect()
     }
 
@@ -118,7 +128,9 @@ impl Numbers {
         let mut numbers = Self::default();
         for numbered in all {
             match numbered {
-                Numbered::Limit(name, number) => _ = numbers.limits.insert(name, number),
+                Numbered::Limit(name, number, kind) => {
+                    numbers.limits.insert(name, (number, kind));
+                }
                 Numbered::Api(name, number) => _ = numbers.apis.insert(name, number),
                 Numbered::Handle(api, class, number) => {
                     numbers.handles.insert((api, class), number);
@@ -145,6 +157,25 @@ mod tests {
             (format!("{}.{}.{}", limit.api, limit.name, limit.window), limit.id.0)
         };
         policy.limits().iter().map(of).collect()
+    }
+
+    #[test]
+    fn a_limit_that_is_gone_still_has_its_number_and_kind() {
+        let text = |limit: &str| {
+            policy(&format!(
+                "[api.m]\nclass.c = ['/c']\n[api.m.limit]\n{limit} = {{ on = 'c', per = ['u'], level = '9' }}\n"
+            ))
+        };
+        let mut numbers = Numbers::default();
+        for name in ["l", "k"] {
+            numbers.assign(&mut text(name)).unwrap();
+        }
+        let mut all: Vec<_> = numbers
+            .limits()
+            .map(|(id, kind, [api, name, window])| (id.0, kind, [&**api, &**name, &**window]))
+            .collect();
+        all.sort();
+        assert_eq!(all, [(1, Kind::Level, ["m", "l", ""]), (2, Kind::Level, ["m", "k", ""])]);
     }
 
     #[test]

@@ -416,6 +416,23 @@ fn the_world_may_read_and_needs_a_token_to_change() {
         ),
     );
     assert!(post.starts_with("HTTP/1.1 403"), "{post}");
+    // A check charges, a peek looks.
+    let ask = |daemon: &Daemon, path: &str, header: &str| {
+        let body =
+            r#"{"api": "shop", "method": "GET", "path": "/size", "attributes": {"user": "u"}}"#;
+        let length = body.len();
+        send(
+            daemon,
+            &format!(
+                "POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {length}\r\ncontent-type: application/json\r\n{header}\r\n{body}"
+            ),
+        )
+    };
+    let bearer = "authorization: Bearer 0123456789abcdef\r\n";
+    let refused = ask(&open, "/v1/check", bearer);
+    assert!(refused.starts_with("HTTP/1.1 403"), "{refused}");
+    let seen = ask(&open, "/v1/peek", "");
+    assert!(seen.starts_with("HTTP/1.1 200"), "{seen}");
     let locked = Daemon::start_with(&[
         "--policy",
         &policy,
@@ -424,6 +441,9 @@ fn the_world_may_read_and_needs_a_token_to_change() {
         "--admin-token-file",
         &token,
     ]);
+    assert!(ask(&locked, "/v1/check", "").starts_with("HTTP/1.1 401"));
+    let allowed = ask(&locked, "/v1/check", bearer);
+    assert!(allowed.starts_with("HTTP/1.1 200"), "{allowed}");
     let refused = set(&locked, &[]);
     assert!(refused.code == 2 && refused.stderr.contains("Bearer"), "{refused:?}");
     assert_eq!(set(&locked, &["--admin-token-file", &token]).code, 0);

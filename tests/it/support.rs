@@ -51,42 +51,7 @@ impl Daemon {
     }
 
     pub(crate) fn start_with(arguments: &[&str]) -> Self {
-        let mut child = command(["serve", "--listen", "127.0.0.1:0"])
-            .args(arguments)
-            // So that arguments may say another.
-            .env("TOLLKEEPER_ADMIN", "127.0.0.1:0")
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut stdout = BufReader::new(child.stdout.take().unwrap());
-        let stderr = BufReader::new(child.stderr.take().unwrap());
-        let (log, logged) = mpsc::channel();
-        let log = std::thread::spawn(move || {
-            let mut all = String::new();
-            for line in stderr.lines().map_while(Result::ok) {
-                all.push_str(&line);
-                all.push('\n');
-                // Most tests do not listen.
-                let _ = log.send(line);
-            }
-            all
-        });
-        let mut ready = String::new();
-        stdout.read_line(&mut ready).unwrap();
-        let address = ready
-            .split_once(" binary ")
-            .and_then(|(_, rest)| rest.split_whitespace().next())
-            .and_then(|address| address.parse().ok());
-        let admin = ready
-            .split_once("http://")
-            .and_then(|(_, rest)| rest.split_whitespace().next())
-            .and_then(|address| address.parse().ok());
-        let (Some(address), Some(admin)) = (address, admin) else {
-            let _ = child.kill();
-            panic!("no ready line: {ready:?}\n{}", log.join().unwrap_or_default());
-        };
-        Self { child, _stdout: stdout, log: Some(log), logged, ready, address, admin }
+        Starting::new(&[&["--listen", "127.0.0.1:0"], arguments].concat()).ready()
     }
 
     /// `tollkeeper COMMAND ARGUMENTS --server` this one.
@@ -139,6 +104,80 @@ impl Drop for Daemon {
         // It may have ended by itself.
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// A daemon that does not say yet that it is ready; killed when dropped.
+pub(crate) struct Starting {
+    child: Option<Child>,
+    stdout: Option<BufReader<ChildStdout>>,
+    log: Option<JoinHandle<String>>,
+    logged: Option<mpsc::Receiver<String>>,
+}
+
+impl Starting {
+    pub(crate) fn new(arguments: &[&str]) -> Self {
+        Self::of(command(["serve"]).args(arguments))
+    }
+
+    /// Starts a command that becomes a daemon.
+    pub(crate) fn of(command: &mut Command) -> Self {
+        let mut child = command
+            // So that arguments may say another.
+            .env("TOLLKEEPER_ADMIN", "127.0.0.1:0")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let (log, logged) = mpsc::channel();
+        let log = std::thread::spawn(move || {
+            let mut all = String::new();
+            for line in stderr.lines().map_while(Result::ok) {
+                all.push_str(&line);
+                all.push('\n');
+                // Most tests do not listen.
+                let _ = log.send(line);
+            }
+            all
+        });
+        let (child, stdout) = (Some(child), Some(stdout));
+        Self { child, stdout, log: Some(log), logged: Some(logged) }
+    }
+
+    /// Waits until it is ready.
+    pub(crate) fn ready(self) -> Daemon {
+        self.or_ended().unwrap_or_else(|log| panic!("no ready line\n{log}"))
+    }
+
+    /// Waits until it is ready, or has ended: then its log.
+    pub(crate) fn or_ended(mut self) -> Result<Daemon, String> {
+        let mut ready = String::new();
+        let mut stdout = self.stdout.take().unwrap();
+        stdout.read_line(&mut ready).unwrap();
+        let after = |word: &str| -> Option<SocketAddr> {
+            let (_, rest) = ready.split_once(word)?;
+            rest.split_whitespace().next()?.parse().ok()
+        };
+        let addresses = (after(" binary "), after("http://"));
+        let mut child = self.child.take().unwrap();
+        let (Some(address), Some(admin)) = addresses else {
+            let _ = child.kill();
+            let _ = child.wait();
+            return Err(self.log.take().unwrap().join().unwrap_or_default());
+        };
+        let (log, logged) = (self.log.take(), self.logged.take().unwrap());
+        Ok(Daemon { child, _stdout: stdout, log, logged, ready, address, admin })
+    }
+}
+
+impl Drop for Starting {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
 }
 

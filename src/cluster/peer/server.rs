@@ -342,7 +342,8 @@ where
             return Err(io::Error::new(io::ErrorKind::WouldBlock, text));
         };
         // Raft ends the process rather than install what no cluster can have made.
-        let committed = self.raft()?.with_raft_state(|state| state.local_committed().copied()).await;
+        let committed =
+            self.raft()?.with_raft_state(|state| state.local_committed().copied()).await;
         let committed = committed.map_err(io::Error::other)?;
         let last = begin.meta.last_log_id;
         if last > committed && last.map(|last| last.index) <= committed.map(|last| last.index) {

@@ -76,7 +76,6 @@ fn seeds() {
 }
 
 #[test]
-#[ignore = "fails: tokio's watch channels wake in an order that is not seeded, see the module"]
 fn the_same_seed_gives_the_same_run() {
     for seed in 1..=2 {
         let (one, other) = (on_its_own(seed, None, false), on_its_own(seed, None, false));

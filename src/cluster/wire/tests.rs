@@ -231,10 +231,9 @@ proptest! {
             read[at] = byte;
         }
         if let Ok((_, request)) = append(&Bytes::from(read)) {
-            let mut next = request.prev_log_id.map_or(0, |prev| prev.index + 1);
-            for entry in &request.entries {
+            let first = request.prev_log_id.map_or(0, |prev| prev.index + 1);
+            for (next, entry) in (first..).zip(&request.entries) {
                 prop_assert_eq!(entry.log_id.index, next);
-                next += 1;
             }
         }
     }

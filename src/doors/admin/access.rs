@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-/// Whose changes are taken. Reading is always allowed.
+/// Whose changes, and checks, which charge, are taken. Reading is always allowed.
 #[derive(Clone)]
 pub enum Access {
     /// Anybody's who reaches the door: it listens on a loopback address.

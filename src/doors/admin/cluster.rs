@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -15,9 +15,14 @@ use crate::doors::asked::Bad;
 use crate::doors::{Initialize, Steering};
 use crate::policy::ByHand;
 
-use super::changes::make;
 use super::access::Access;
-use super::routes::{Admin, Refused, change, expects_json, health, json_response, may, read_body};
+use super::changes::make;
+use super::routes::{
+    Admin, Refused, change, expects_json, health, json_response, may, read_body, read_body_of,
+};
+
+/// The most bytes of a body that brings a policy: what fits an entry of the log, and JSON's escapes.
+const POLICY_BODY_BYTES_MAX: usize = 1 << 20;
 
 type Shared = State<Arc<Admin>>;
 
@@ -30,7 +35,7 @@ pub(super) fn routes() -> Router<Arc<Admin>> {
         .route("/v1/cluster/remove", post(remove))
         .route("/v1/cluster/transfer", post(transfer))
         .route("/v1/cluster/snapshot", post(snapshot))
-        .route("/v1/policy", post(policy))
+        .route("/v1/policy", post(policy).layer(DefaultBodyLimit::max(POLICY_BODY_BYTES_MAX)))
 }
 
 fn steering(admin: &Admin) -> Result<Arc<dyn Steering>, Refused> {
@@ -116,7 +121,9 @@ struct PolicyFile {
 }
 
 async fn policy(State(admin): Shared, request: Request) -> Result<Response, Refused> {
-    let body = change(&admin, request).await?;
+    may(&admin.access, request.headers())?;
+    expects_json(request.headers())?;
+    let body = read_body_of(request, POLICY_BODY_BYTES_MAX).await?;
     let PolicyAsked { origin, files } = parsed(&body)?;
     let texts = files.into_iter().map(|file| (file.name, file.text)).collect();
     let made = steering(&admin)?.policy(origin, texts).await;

@@ -54,6 +54,7 @@ pub(super) fn figures(instance: &Instance, vitals: &Vitals) -> Figures {
         uptime_seconds: vitals.uptime(instance.clock.now().time).get() as f64 / 1e9,
         wall_offset_seconds: vitals.wall_offset_nanos() as f64 / 1e9,
         snapshots: instance.snapshots.get().map(|_| of_snapshots(instance)),
+        cluster: instance.steering.get().map(|steering| steering.figures()),
         process: Process::observe(),
     }
 }
@@ -104,6 +105,8 @@ fn of_protocol(instance: &Instance, vitals: &Vitals, protocol: Protocol) -> Prot
     let (connections, connections_max) = match protocol {
         Protocol::Binary => (instance.connections(), instance.connections.max),
         Protocol::Admin => (vitals.connections.load(Ordering::Relaxed), CONNECTIONS_MAX as u64),
+        Protocol::Resp => (instance.resp_connections.open(), instance.resp_connections.max),
+        Protocol::Http => (instance.http_connections.open(), instance.http_connections.max),
     };
     ProtocolFigures {
         protocol: protocol.name(),

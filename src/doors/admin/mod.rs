@@ -6,14 +6,14 @@
 //! | `GET /livez` | 200 while the process serves HTTP at all |
 //! | `GET /readyz`, `/healthz`, `/healthcheck` | 200 while requests are welcome, else 503; `?verbose` lists the checks |
 //! | `GET /v1/status` | [`Status`]: what `tollkeeper status` prints |
-//! | `POST /v1/snapshot` | takes a snapshot now; on loopback addresses only |
+//! | `POST /v1/snapshot` | takes a snapshot now; for those who may change things |
 //! | `GET /v1/cluster` | how the nodes of a cluster stand |
 //! | `POST /v1/cluster/init`, `/add`, `/remove`, `/transfer`, `/snapshot` | who belongs to the cluster, who leads it |
 //! | `POST /v1/policy` | puts a policy in force at all nodes of a cluster |
-//! | `POST /v1/check`, `/v1/peek` | a [`Report`](super::report::Report); 200 whether it allows or denies |
+//! | `POST /v1/check`, `/v1/peek` | a [`Report`](super::report::Report); 200 whether it allows or denies. A check charges, so it is for those who may change things |
 //! | `POST /v1/explain` | an [`ExplainReport`]: each limit of a request, and why it applies or not |
 //! | `POST /v1/usage` | a [`UsageReport`]: what one subject has used of every limit |
-//! | `GET, POST /v1/overrides`, `POST /v1/overrides/clear` | [`OverrideReport`]s, and changes of them |
+//! | `GET, POST /v1/overrides`, `POST /v1/overrides/clear` | [`OverrideReport`]s, and changes of them, answered once they are on disk |
 //! | `GET, POST /v1/identities`, `POST /v1/identities/remove` | [`IdentityReport`]s, and changes of them |
 //!
 //! The doors' `asked` and `answer` are pure: JSON to a request, an outcome to a report. Every other

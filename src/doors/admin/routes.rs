@@ -18,8 +18,9 @@ use tokio::time::timeout;
 
 use crate::doors::answer;
 use crate::doors::asked::{Asked, Bad, Placed};
+use crate::doors::checks;
 use crate::doors::report::ErrorReport;
-use crate::doors::{Batch, Desk, Failure, Instance, Intent, Loaded, NotKept, SharedDesk};
+use crate::doors::{Desk, Failure, Instance, Intent, Loaded, NotKept, SharedDesk};
 use crate::engine::group::Undecided;
 use crate::engine::table::{Pinned, Stamp};
 use crate::metrics::cells::Protocol;
@@ -47,7 +48,7 @@ pub(super) struct Admin {
     vitals: Arc<Vitals>,
     /// The door's one desk: each has cells of its own, which are never given back.
     desk: Arc<SharedDesk>,
-    access: Access,
+    pub(super) access: Access,
 }
 
 type Shared = State<Arc<Admin>>;
@@ -174,13 +175,8 @@ async fn snapshot(State(admin): Shared, request: Request) -> Result<Response, Re
 async fn ask(admin: &Admin, request: Request, intent: Intent) -> Result<Response, Refused> {
     expects_json(request.headers())?;
     let body = read_body(request).await?;
-    let asked = Asked::parse(&body)?;
-    let mut batch = Batch::new(&admin.desk);
-    let loaded = Arc::clone(batch.loaded());
-    let placed = asked.place(&loaded.policy)?;
-    let index = batch.check(placed.handle, &placed.request(), intent);
-    batch.decide().await;
-    Ok(json_response(StatusCode::OK, &answer::report(&batch, index)?))
+    let report = checks::check(&admin.desk, &body, intent).await?;
+    Ok(json_response(StatusCode::OK, &report))
 }
 
 async fn explain_request(State(admin): Shared, request: Request) -> Result<Response, Refused> {
@@ -242,13 +238,13 @@ pub(super) fn may(access: &Access, headers: &HeaderMap) -> Result<(), Refused> {
     match access.check(authorization.map(|value| value.as_bytes())) {
         Ok(()) => Ok(()),
         Err(Refusal::NoToken) => {
-            let message = "this address is not a loopback one, so changes need a token: start the \
-                           daemon with --admin-token-file";
+            let message = "this address is not a loopback one, so changes and checks, which charge, \
+                           need a token: start the daemon with --admin-token-file";
             Err(Refused::new(StatusCode::FORBIDDEN, "FORBIDDEN", message.to_owned()))
         }
         Err(Refusal::WrongToken) => {
-            let message = "changes need the token of the daemon's --admin-token-file, as in \
-                           `Authorization: Bearer TOKEN`";
+            let message = "changes and checks need the token of the daemon's --admin-token-file, as \
+                           in `Authorization: Bearer TOKEN`";
             let (status, code) = (StatusCode::UNAUTHORIZED, "UNAUTHENTICATED");
             Err(Refused::new(status, code, message.to_owned()))
         }
@@ -326,28 +322,27 @@ async fn remove_identity(State(admin): Shared, request: Request) -> Result<Respo
     made(&admin, ByHand::RemoveIdentity { api, attribute, value }).await
 }
 
-/// A page in a browser may send a form to any address, but JSON only where it is let to: without
-/// this, every web page that an operator opens could charge counters.
 pub(super) fn expects_json(headers: &HeaderMap) -> Result<(), Refused> {
     let found = headers.get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or("?"));
-    let essence = found.map(|found| found.split(';').next().unwrap_or_default().trim());
-    if essence.is_some_and(|essence| essence.eq_ignore_ascii_case("application/json")) {
-        return Ok(());
-    }
-    let found = found.map_or("missing".to_owned(), |found| format!("`{}`", clip(found)));
-    let message = format!("header `content-type` is {found}, allowed is `application/json`");
-    Err(Refused::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "UNSUPPORTED_MEDIA_TYPE", message))
+    crate::doors::json::expect(found).map_err(|message| {
+        Refused::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "UNSUPPORTED_MEDIA_TYPE", message)
+    })
 }
 
 /// Reads a body that keeps to its length and time. One that says it is too long is not read.
 pub(super) async fn read_body(request: Request) -> Result<Bytes, Refused> {
+    read_body_of(request, BODY_BYTES_MAX).await
+}
+
+/// As [`read_body`], of at most so many bytes; the path's own layer has the same maximum.
+pub(super) async fn read_body_of(request: Request, max: usize) -> Result<Bytes, Refused> {
     let too_large = |found: &str| {
-        let message = format!("the body has {found} bytes, allowed are {BODY_BYTES_MAX}");
+        let message = format!("the body has {found} bytes, allowed are {max}");
         Refused::new(StatusCode::PAYLOAD_TOO_LARGE, "TOO_LARGE", message)
     };
     let length = request.headers().get(header::CONTENT_LENGTH);
     let length = length.and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    if let Some(length) = length.filter(|length| *length > BODY_BYTES_MAX as u64) {
+    if let Some(length) = length.filter(|length| *length > max as u64) {
         return Err(too_large(&length.to_string()));
     }
     match timeout(BODY_TIME_MAX, Bytes::from_request(request, &())).await {

@@ -336,7 +336,7 @@ impl Connection {
         }
         docket.hear(None);
         let (input, out) = (&input[..collected.consumed], &mut state.out);
-        let progress = self.session.hear(desk, buffers, &loaded, docket, &mut stamp, input, out);
+        let progress = self.session.hear(desk, buffers, (&loaded, docket), &mut stamp, input, out);
         let progress = Progress { more: collected.more, ..progress };
         self.note(state, began_at, &progress, arrived);
         Poll::Ready(self.write(&state.out))
@@ -364,8 +364,7 @@ impl Connection {
                 let version = loaded.policy.version();
                 let awaited = consensus.perform(group, version, docket.deadline_nanos());
                 let tries = asking.tries + 1;
-                self.asking =
-                    Some(Box::new(Asking { loaded, docket, awaited, tries, ..*asking }));
+                self.asking = Some(Box::new(Asking { loaded, docket, awaited, tries, ..*asking }));
                 return Poll::Ready(Ok(()));
             }
             asking.docket = docket;
@@ -376,7 +375,7 @@ impl Connection {
         }
         let Asking { frames, loaded, docket, more, began_at, .. } = *asking;
         let progress =
-            self.session.hear(desk, buffers, &loaded, docket, &mut stamp, &frames, out);
+            self.session.hear(desk, buffers, (&loaded, docket), &mut stamp, &frames, out);
         let ended_at = state.clock.now().time;
         state.desk.cells.duration(ended_at.since(began_at).get(), progress.frames as u64);
         self.more = more;
@@ -392,7 +391,13 @@ impl Connection {
     }
 
     /// Keeps what was not understood yet, and sets the next deadline.
-    fn note(&mut self, state: &mut State, began_at: Timestamp, progress: &Progress, arrived: usize) {
+    fn note(
+        &mut self,
+        state: &mut State,
+        began_at: Timestamp,
+        progress: &Progress,
+        arrived: usize,
+    ) {
         let ended_at = state.clock.now().time;
         let took = ended_at.since(began_at).get();
         state.desk.cells.duration(took, progress.frames as u64);

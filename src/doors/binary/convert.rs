@@ -8,8 +8,8 @@ use tollkeeper_protocol::{Capabilities, EncodeError, Envelope, Op};
 
 use crate::doors::InlineSpaces;
 use crate::engine::command::{Amend, Charge, Effect, LimitId};
-use crate::engine::group::Undecided;
 use crate::engine::decision::{Decision, Reading, Refusal, Retry, Verdict};
+use crate::engine::group::Undecided;
 use crate::engine::kinds::NextUnit;
 use crate::engine::permit::Permit;
 use crate::engine::quota::{Align, Kind, Quota, QuotaError};
@@ -72,21 +72,17 @@ pub(super) fn amend(units: i64) -> Amend {
 }
 
 /// Standalone, nothing is logged: index and position are zero.
-pub(super) fn witness(
-    policy_version: u64,
-    now: Now,
-    (log_index, position): (u64, u32),
-) -> Witness {
+pub(super) fn witness(policy_version: u64, now: Now, (log_index, position): (u64, u32)) -> Witness {
     Witness { policy_version, log_index, position, cluster_nanos: now.time.as_nanos() }
 }
 
 /// The code for what a cluster did not decide.
 pub(super) fn undecided_code(undecided: Undecided) -> Code {
     match undecided {
-        Undecided::Stale => Code::StaleHandle,
         Undecided::NoQuorum => Code::NoQuorum,
         Undecided::Unknown => Code::UnknownOutcome,
-        Undecided::Overloaded => Code::Overloaded,
+        // STALE_HANDLE is about a handle's names, which may be as they were.
+        Undecided::Stale | Undecided::Overloaded => Code::Overloaded,
         Undecided::Late => Code::DeadlineExceeded,
         Undecided::Stopping => Code::ShuttingDown,
     }

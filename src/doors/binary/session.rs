@@ -261,8 +261,7 @@ impl Session {
         &mut self,
         desk: &mut Desk,
         buffers: &mut SessionBuffers,
-        loaded: &Loaded,
-        docket: Docket,
+        (loaded, docket): (&Loaded, Docket),
         stamp: &mut Stamp<F>,
         input: &[u8],
         out: &mut Vec<u8>,
@@ -1032,7 +1031,13 @@ impl<F: FnMut() -> Now> Work<'_, '_, F> {
         let terse = match answered {
             Answered::Decided(decision) => {
                 let index_of = |place: usize| limits.get(place).copied();
-                let terse = convert::terse(decision, &self.desk.readings, index_of, version, self.desk.witness());
+                let terse = convert::terse(
+                    decision,
+                    &self.desk.readings,
+                    index_of,
+                    version,
+                    self.desk.witness(),
+                );
                 Terse { unmatched: resolved.unmatched, ..terse }
             }
             Answered::FailedOpen(_) => Terse {

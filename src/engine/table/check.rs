@@ -129,7 +129,7 @@ impl Pinned<'_> {
             && !charges.iter().any(always)
             && !planted(Mutant::ChargeOnDenial);
         if charges.is_empty() || hopeless {
-            let seen = self.peek(charges, stamp, readings)?;
+            let seen = self.look(charges, stamp, readings, true)?;
             if seen.verdict == Verdict::Deny || charges.is_empty() {
                 return Ok(seen);
             }
@@ -205,12 +205,25 @@ impl Pinned<'_> {
         stamp: &mut Stamp<F>,
         readings: &mut Vec<Reading>,
     ) -> Result<Decision, Refusal> {
+        self.look(charges, stamp, readings, false)
+    }
+
+    /// Reads each limit. `settles`: it is a check that looks, at a moment that counts, so what has
+    /// lapsed by then is gone, and other numbers convert. A peek leaves no trace: replicas that are
+    /// asked differently stay equal.
+    fn look<F: FnMut() -> Now>(
+        &self,
+        charges: &[Charge],
+        stamp: &mut Stamp<F>,
+        readings: &mut Vec<Reading>,
+        settles: bool,
+    ) -> Result<Decision, Refusal> {
         readings.clear();
         within_horizon(stamp.now())?;
         within_charges(charges)?;
         for charge in charges {
             let cost = cost_on_key(charges, charge)?;
-            let fill = self.read(charge, cost, stamp)?;
+            let fill = self.read(charge, cost, stamp, settles)?;
             let fits = charge.quota.fits(fill, cost);
             readings.push(Reading { cost, fits, ..reading(charge, fill) });
         }
@@ -265,6 +278,7 @@ impl Pinned<'_> {
         charge: &Charge,
         cost: u64,
         stamp: &mut Stamp<F>,
+        settles: bool,
     ) -> Result<Fill, Refusal> {
         if charge.quota.form() == Form::None {
             return Ok(Fill::Stateless);
@@ -291,12 +305,15 @@ impl Pinned<'_> {
                 State::Live(_) => {
                     let Some(mut hold) = self.hold_present(charge.key) else { break };
                     let now = stamp.renew();
-                    let side = self.side();
-                    self.preserve(&mut hold, charge.key, side);
-                    let read = within_window(charge, now).map(|()| {
-                        self.settle(&mut hold, charge, now);
-                        self.fill(&hold, &charge.quota, cost, now)
-                    });
+                    let in_window = within_window(charge, now);
+                    if settles {
+                        let side = self.side();
+                        self.preserve(&mut hold, charge.key, side);
+                        if in_window.is_ok() {
+                            self.settle(&mut hold, charge, now);
+                        }
+                    }
+                    let read = in_window.map(|()| self.settled_fill(&hold, charge, cost, now));
                     self.end_hold(&hold, charge.key);
                     return read;
                 }

@@ -16,6 +16,8 @@ use super::LIMITS_MAX;
 pub(super) struct Counts {
     all: Count,
     limits: Box<[Count]>,
+    /// Limits whose cap is lower than what a limit gets that says nothing.
+    low_caps: AtomicU64,
     /// Whether somebody else keeps to the caps, so that nothing is refused here.
     is_kept_elsewhere: AtomicBool,
 }
@@ -59,6 +61,7 @@ impl Counts {
         Self {
             all: Count::new(keys_max),
             limits: (0..limits).map(|_| Count::new(u64::MAX)).collect(),
+            low_caps: AtomicU64::new(0),
             is_kept_elsewhere: AtomicBool::new(false),
         }
     }
@@ -80,13 +83,25 @@ impl Counts {
         Ok(())
     }
 
-    pub(super) fn has_low_caps(&self) -> bool {
-        let low = self.all.keys_max() / 5 * 4;
-        self.limits.iter().any(|count| count.keys_max() < low)
+    /// Whether so many more counters, of whatever limits, are far from every cap.
+    pub(super) fn is_roomy(&self, more: u64) -> bool {
+        self.low_caps.load(Ordering::Relaxed) == 0
+            && self.all.keys().saturating_add(more) < self.low_cap()
+    }
+
+    /// Four fifths of the overall cap.
+    fn low_cap(&self) -> u64 {
+        self.all.keys_max() / 5 * 4
     }
 
     pub(super) fn cap(&self, limit: LimitId, keys_max: u64) {
-        self.limit(limit).keys_max.store(keys_max, Ordering::Relaxed);
+        // Whoever changes caps takes turns.
+        let before = self.limit(limit).keys_max.swap(keys_max, Ordering::Relaxed);
+        match (before < self.low_cap(), keys_max < self.low_cap()) {
+            (false, true) => _ = self.low_caps.fetch_add(1, Ordering::Relaxed),
+            (true, false) => _ = self.low_caps.fetch_sub(1, Ordering::Relaxed),
+            _ => {}
+        }
     }
 
     pub(super) fn all(&self) -> u64 {

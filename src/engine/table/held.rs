@@ -173,6 +173,27 @@ impl Pinned<'_> {
         }
     }
 
+    /// How full a held counter would stand once it is settled, which it is not.
+    pub(super) fn settled_fill(
+        &self,
+        hold: &Held<'_>,
+        charge: &Charge,
+        cost: u64,
+        now: Now,
+    ) -> Fill {
+        let fill = self.fill(hold, &charge.quota, cost, now);
+        match &charge.quota {
+            Quota::Bucket(bucket)
+                if !hold.payload.is_fresh()
+                    && hold.slot.meta().generation() != bucket.generation()
+                    && !planted(Mutant::ConversionForgotten) =>
+            {
+                charge.quota.converted(fill)
+            }
+            _ => fill,
+        }
+    }
+
     /// How full a held and settled counter stands for a check of `cost`.
     pub(super) fn fill(&self, hold: &Held<'_>, quota: &Quota, cost: u64, now: Now) -> Fill {
         match quota.form() {

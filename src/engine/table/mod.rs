@@ -199,9 +199,10 @@ impl Table {
         self.counts.room_for(limit, more)
     }
 
-    /// Whether a limit's cap is lower than four fifths of the overall one.
-    pub fn has_low_caps(&self) -> bool {
-        self.counts.has_low_caps()
+    /// Whether so many more counters, of whatever limits, are far from every cap: a look at two
+    /// numbers. False says nothing; [`Table::room_for`] does.
+    pub fn is_roomy(&self, more: u64) -> bool {
+        self.counts.is_roomy(more)
     }
 
     /// Enters the table for a batch of checks.

@@ -13,7 +13,7 @@ use crate::engine::mutant::{Mutant, planted};
 use crate::engine::permit::{Permit, PermitId, Serial};
 use crate::engine::quota::{QuotaError, check_lease};
 use crate::engine::sync::{Backoff, Ordering};
-use crate::engine::time::{Nanos, Now};
+use crate::engine::time::{Nanos, Now, Timestamp};
 
 use super::held::Held;
 use super::overlay::Noted;
@@ -51,9 +51,24 @@ impl Heap {
     }
 
     pub(super) fn fill(self, pinned: &Pinned<'_>, now: Now) -> Fill {
-        let lapses_after =
-            (!self.is_empty()).then(|| pinned.table.shares.lapses_at(self.top).since(now.time));
-        Fill::Permits { held: self.held, lapses_after }
+        let shares = &pinned.table.shares;
+        let (mut held, mut first, mut links) = (self.held, None, Vec::new());
+        let mut next = Some(self.top);
+        // Those that have lapsed are on top, and there are none where the counter is settled.
+        while let Some(link) = next.or_else(|| links.pop()) {
+            next = None;
+            if link == 0 {
+                continue;
+            }
+            let lapses_at = shares.lapses_at(link);
+            if lapses_at > now.time {
+                first = Some(first.map_or(lapses_at, |first: Timestamp| first.min(lapses_at)));
+            } else {
+                held -= shares.share(link).units;
+                links.extend([shares.left(link), shares.right(link)]);
+            }
+        }
+        Fill::Permits { held, lapses_after: first.map(|first| first.since(now.time)) }
     }
 }
 

@@ -228,11 +228,11 @@ impl Shares {
         changed
     }
 
-    fn left(&self, link: Link) -> Link {
+    pub(super) fn left(&self, link: Link) -> Link {
         self.load(link, CHILDREN) as u32
     }
 
-    fn right(&self, link: Link) -> Link {
+    pub(super) fn right(&self, link: Link) -> Link {
         (self.load(link, CHILDREN) >> 32) as u32
     }
 

@@ -97,6 +97,40 @@ fn a_key_twice_in_a_check_is_charged_for_both() {
     assert_eq!(check(&many), Err(Refusal::TooManyCharges { found: CHARGES_MAX + 1 }));
 }
 
+/// Replicas stay equal whatever each is asked, by whatever numbers, and however late.
+#[test]
+fn a_peek_changes_nothing() {
+    let permits = Quota::concurrent(5, Nanos::from_secs(10)).unwrap();
+    let bucket = |burst| Quota::bucket(1, Nanos::from_secs(60), burst).unwrap();
+    let tables = [(); 2].map(|()| Table::with_shape(10, &SEED, 1, 4));
+    let mut readings = Vec::new();
+    let mut check = |table: &Table, charge: Charge, now: Now| {
+        let decision = table.pin().check(&[charge], &mut Stamp::new(|| now), &mut readings);
+        (decision.unwrap().verdict, readings[0].remaining())
+    };
+    let late = moment(14 * SECOND);
+    for table in &tables {
+        for second in [1, 2, 3, 5] {
+            check(table, bucket_charge(1, permits), moment(second * SECOND));
+        }
+        let drained = Charge { cost: 10, ..bucket_charge(2, bucket(10)) };
+        check(table, drained, moment(5 * SECOND));
+    }
+    let peek = |charge| {
+        let mut readings = Vec::new();
+        tables[0].pin().peek(&[charge], &mut Stamp::new(|| late), &mut readings).unwrap();
+        readings[0].remaining()
+    };
+    // Three of four have lapsed; a debt of ten units is one of a refill by the other numbers.
+    assert_eq!((peek(bucket_charge(1, permits)), peek(bucket_charge(2, bucket(4)))), (4, 0));
+    let now = moment(6 * SECOND);
+    assert_eq!(tables[0].hash(now), tables[1].hash(now));
+    for charge in [bucket_charge(1, permits), bucket_charge(2, bucket(4))] {
+        assert_eq!(check(&tables[0], charge, now), check(&tables[1], charge, now));
+    }
+    assert_eq!(tables[0].hash(now), tables[1].hash(now));
+}
+
 #[test]
 fn growth_and_shrinking_keep_every_counter() {
     let table = Table::new(1_000_000, &SEED);

@@ -9,6 +9,7 @@ use crate::cluster::{Host, Restored};
 use crate::disk::{Beside, Header, Identity, decode_change, encode_change};
 use crate::doors::{Failure, InForce, Instance};
 use crate::engine::key::Seed;
+use crate::engine::quota::Kind;
 use crate::engine::session::Sessions;
 use crate::engine::table::Table;
 use crate::engine::time::Now;
@@ -126,9 +127,10 @@ fn put_numbers(out: &mut Vec<u8>, numbers: &Numbers) {
     out.put_u32_le(all.len() as u32);
     for numbered in all {
         match numbered {
-            Numbered::Limit(names, number) => {
+            Numbered::Limit(names, number, kind) => {
                 out.put_u8(1);
                 names.iter().for_each(|name| put_text(out, name));
+                out.put_u8(kind as u8);
                 out.put_u32_le(number.into());
             }
             Numbered::Api(name, number) => {
@@ -154,7 +156,8 @@ fn numbers(bytes: &mut Bytes) -> Option<Numbers> {
         let numbered = match bytes.try_get_u8().ok()? {
             1 => {
                 let names = [name(bytes)?, name(bytes)?, name(bytes)?];
-                Numbered::Limit(names, bytes.try_get_u32_le().ok()?.try_into().ok()?)
+                let kind = Kind::of_code(bytes.try_get_u8().ok()?)?;
+                Numbered::Limit(names, bytes.try_get_u32_le().ok()?.try_into().ok()?, kind)
             }
             2 => Numbered::Api(name(bytes)?, bytes.try_get_u32_le().ok()?.try_into().ok()?),
             kind @ (3 | 4) => {
@@ -215,7 +218,7 @@ impl Host for InstanceHost {
         let (sessions_opened, sessions) =
             self.instance.sessions.lock().unwrap_or_else(PoisonError::into_inner).saved();
         let header = Header { policy: loaded.policy.version(), sessions_opened, ..header };
-        let limits = limit_names(&loaded.policy);
+        let limits = limit_names(&self.instance.numbers());
         let mut opaque = Vec::new();
         let sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner).clone();
         opaque.put_u8(u8::from(sources.is_some()));

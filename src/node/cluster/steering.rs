@@ -1,15 +1,16 @@
 //! What the doors are given of a cluster.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use serde_json::{Value, json};
 
-use crate::cluster::{Member, NodeId};
+use crate::cluster::{Member, NodeId, Standing};
 use crate::disk::encode_change;
 use crate::doors::{self, Awaited, AwaitedChange, Instance, Steered};
 use crate::engine::group::{Group, Undecided};
+use crate::metrics::cells::ClusterFigures;
 use crate::policy::ByHand;
 
 use super::host::{CHANGE_BY_HAND, InstanceHost, Sources};
@@ -88,14 +89,38 @@ impl doors::Steering for Steering {
         self.change(Sources { origin, texts }.to_change())
     }
 
+    fn figures(&self) -> ClusterFigures {
+        let (view, counts) = (self.node.view(), &self.node.counts);
+        let own = self.node.standing();
+        let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let (commits, committed) = counts.commits_at(&[0.5, 0.99, 0.999]);
+        let peer = |(node, standing): (NodeId, Standing)| {
+            let ahead = standing.ahead_nanos as f64 - own.ahead_nanos as f64;
+            (node, own.applied.saturating_sub(standing.applied), ahead / 1e9)
+        };
+        ClusterFigures {
+            leads: view.leader == Some(view.node),
+            term: view.term,
+            applied: own.applied,
+            in_contact: self.node.is_in_contact(),
+            diverged: counts.diverged.load(Ordering::Relaxed),
+            entries: [&counts.entries, &counts.groups, &counts.bytes, &counts.commands].map(load),
+            requests: [&counts.forwarded, &counts.resubmitted, &counts.shortcut_denials].map(load),
+            waiting: self.node.origin.waiting() as u64,
+            commit_seconds: ([0, 1, 2].map(|at| commits[at] as f64 / 1e9), committed),
+            peers: self.node.others().into_iter().map(peer).collect(),
+            snapshot_index: view.snapshot.unwrap_or_default(),
+        }
+    }
+
     fn status(&self) -> Steered {
         let (node, instance) = (Arc::clone(&self.node), Arc::clone(&self.instance));
         self.there(async move { Ok(status(&node, &instance)) })
     }
 
     fn readiness(&self) -> Result<String, String> {
-        if !self.node.is_in_contact() {
-            return Err("no leader with a majority was heard of".to_owned());
+        if !self.node.can_decide() {
+            return Err("no leader with a majority is in reach".to_owned());
         }
         if !self.host.is_seeded() {
             return Err("the log has brought no policy yet".to_owned());
@@ -147,9 +172,7 @@ fn status(node: &Node, instance: &Instance) -> Value {
     let view = node.view();
     let entry = |id: NodeId, peer: &str, role: &str| {
         let known = if id == view.node { Some(standing) } else { others.get(&id).copied() };
-        let ahead = known.map(|known| {
-            known.ahead_nanos as i64 - standing.ahead_nanos as i64
-        });
+        let ahead = known.map(|known| known.ahead_nanos as i64 - standing.ahead_nanos as i64);
         let leader_applied = view.applied;
         json!({
             "node": id,
@@ -172,7 +195,7 @@ fn status(node: &Node, instance: &Instance) -> Value {
         .collect();
     let counts = &node.counts;
     let (commits, committed) = counts.commits_at(&[0.5, 0.99, 0.999]);
-    let load = |count: &std::sync::atomic::AtomicU64| count.load(Ordering::Relaxed);
+    let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
     json!({
         "node": view.node,
         "state": view.state,
