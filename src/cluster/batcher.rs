@@ -25,7 +25,7 @@ use super::counts::Counts;
 use super::entry::{
     COMMANDS_PER_ENTRY, ENTRY_BYTES_MAX, GROUPS_MAX, Record, Tag, Tagged, What, decode_group,
 };
-use super::host::{Host, Readings};
+use super::host::{Host, Readings, advancing};
 use super::origin::{Asked, LEADERLESS_NANOS, Origin};
 use super::types::{Entry, LeaderId, NodeId, TypeConfig, acked_ago};
 
@@ -323,7 +323,8 @@ impl<SM: RaftStateMachine<TypeConfig>> Batcher<SM> {
     /// The first entry of a leader: its clock begins, with wall time as a majority has it.
     fn begin(&mut self, leader: LeaderId) {
         let applied = self.origin.applied();
-        let reading = stamped_by(self.readings.read());
+        let reading = self.readings.read();
+        let reading = Reading { raw: advancing(reading), ..reading };
         let raw = (applied.raw > 0).then_some(applied.raw);
         let time =
             applied.now.time.as_nanos() + raw.map_or(0, |raw| reading.raw.saturating_sub(raw));
@@ -428,7 +429,7 @@ impl<SM: RaftStateMachine<TypeConfig>> Batcher<SM> {
                 lead.fenced = true;
                 What::Fence
             };
-            let raw = stamped_by(self.readings.read()).raw;
+            let raw = advancing(self.readings.read());
             if let Some(ahead) = self.counts.ahead.steer_to() {
                 lead.stamper.steer(raw, ahead);
             }
@@ -532,11 +533,6 @@ impl Lead {
         }
         (!groups.is_empty()).then_some(What::Groups(groups))
     }
-}
-
-/// The reading by which a leader stamps.
-fn stamped_by(reading: Reading) -> Reading {
-    if planted(Mutant::StampByWall) { Reading { raw: reading.wall, ..reading } } else { reading }
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use crate::engine::mutant::{Mutant, planted};
 use crate::engine::time::Now;
 
 use super::entry::{CHANGE_BYTES_MAX, GROUP_BYTES_MAX, Tag, encode_group};
-use super::host::Readings;
+use super::host::{Readings, advancing};
 use super::types::{LeaderId, LogId};
 
 /// The most requests that wait at one node. Past it they are refused at once.
@@ -332,7 +332,7 @@ impl Origin {
 
     /// An entry was applied; `now` is its moment, if it has one.
     pub(super) fn applied_to(&self, log_id: LogId, now: Option<Now>) {
-        let raw = self.readings.read().raw;
+        let raw = advancing(self.readings.read());
         let mut state = self.lock();
         let term = log_id.leader_id.term;
         let is_later = state.applied.leader().is_none_or(|leader| leader.term < term);
@@ -349,7 +349,7 @@ impl Origin {
 
     /// A snapshot took the place of entries. What was handed over may have been in them.
     pub(super) fn skipped_to(&self, log_id: Option<LogId>, now: Now) {
-        let raw = self.readings.read().raw;
+        let raw = advancing(self.readings.read());
         let mut state = self.lock();
         state.applied = Applied { log_id, now, raw };
         let over: Vec<u64> = state

@@ -38,6 +38,7 @@ struct State {
     operations: usize,
     fault: Fault,
     has_crashed: bool,
+    has_struck: bool,
     written: usize,
     writes_short: bool,
     random: u64,
@@ -71,6 +72,16 @@ impl Disk {
     /// From now on most writes take only a part.
     pub(crate) fn write_short(&self) {
         self.state().writes_short = true;
+    }
+
+    /// Whether power was lost.
+    pub(crate) fn is_off(&self) -> bool {
+        self.state().has_crashed
+    }
+
+    /// Whether the fault has come to pass since this was asked last.
+    pub(crate) fn has_struck(&self) -> bool {
+        core::mem::take(&mut self.state().has_struck)
     }
 
     pub(crate) fn operations(&self) -> usize {
@@ -112,8 +123,12 @@ impl Disk {
         let number = state.operations;
         state.operations += 1;
         match state.fault {
-            Fault::Fail { at } if at == number => Err(io::Error::from_raw_os_error(5)),
+            Fault::Fail { at } if at == number => {
+                state.has_struck = true;
+                Err(io::Error::from_raw_os_error(5))
+            }
             Fault::Crash { at } if at == number => {
+                state.has_struck = true;
                 state.has_crashed = true;
                 Err(io::Error::other("the power went off"))
             }

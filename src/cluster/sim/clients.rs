@@ -7,6 +7,7 @@ use tokio::sync::oneshot::error::TryRecvError;
 
 use crate::engine::decision::Verdict;
 use crate::engine::group::{Command, Group, Outcome, Performed, Undecided};
+use crate::engine::permit::PermitId;
 use crate::engine::session::RequestId;
 
 use super::history::{Asked, Done, Known};
@@ -27,6 +28,8 @@ pub(super) struct Client {
     next: u64,
     /// One with an id whose outcome is not known: its number and cost.
     unanswered: Option<(u64, u64)>,
+    /// A permit that it was given.
+    permit: Option<PermitId>,
     pending: Option<Pending>,
     next_at: u64,
 }
@@ -44,6 +47,7 @@ enum What {
     Checks(Vec<Asked>),
     WithId(u64, u64),
     Open,
+    Release,
 }
 
 /// Answers by kind.
@@ -60,7 +64,16 @@ pub(super) struct Tally {
 impl Client {
     pub(super) fn new(number: usize, random: Random) -> Self {
         let next_at = 100 + number as u64;
-        Self { number, random, session: None, next: 1, unanswered: None, pending: None, next_at }
+        Self {
+            number,
+            random,
+            session: None,
+            next: 1,
+            unanswered: None,
+            permit: None,
+            pending: None,
+            next_at,
+        }
     }
 
     /// Whether it has no request under way and none to be sent again.
@@ -87,6 +100,9 @@ impl Client {
         }
         let Some(node) = world.some_up(&mut self.random) else { return };
         let (what, group) = self.choose();
+        if let [Command::Release(permit)] = group.commands[..] {
+            world.oracle.lock().unwrap().permits.asked_back(permit, world.nanos());
+        }
         let policy = world.policy_at(node);
         let answer = world.ask(node, &group, policy);
         let (boot, called_at) = (world.boot(node), world.nanos());
@@ -113,6 +129,13 @@ impl Client {
             group.commands.push(Command::Check { charges: 1, id });
             return (What::WithId(sequence, cost), group);
         }
+        if self.permit.is_some()
+            && self.random.in_thousand(300)
+            && let Some(permit) = self.permit.take()
+        {
+            group.commands.push(Command::Release(permit));
+            return (What::Release, group);
+        }
         let count = self.random.between(1, 4);
         let asked: Vec<Asked> = (0..count).map(|_| self.check()).collect();
         for check in &asked {
@@ -124,13 +147,15 @@ impl Client {
 
     fn check(&mut self) -> Asked {
         let cost = self.random.between(1, 3);
-        let limits: &[Limit] = match self.random.below(8) {
+        let limits: &[Limit] = match self.random.below(10) {
             0 | 1 => &[Limit::Hot],
             2 => &[Limit::Sliding],
             3 => &[Limit::DayBucket],
             4 => &[Limit::Day, Limit::Hot],
             5 => &[Limit::Hot, Limit::Sliding, Limit::DayBucket],
-            6 => return Asked { charges: vec![(Limit::Kept, cost)] },
+            6 => &[Limit::Permits],
+            7 => &[Limit::Permits, Limit::Hot],
+            8 => return Asked { charges: vec![(Limit::Kept, cost)] },
             _ => {
                 let key = Limit::PerKey(self.random.below(KEYS));
                 return Asked { charges: vec![(key, 1), (Limit::Kept, cost)] };
@@ -194,6 +219,8 @@ impl Client {
                     self.session = Some(name);
                 }
             }
+            // Whether it was still held does not matter.
+            What::Release => {}
             What::WithId(sequence, cost) => {
                 let Ok(performed) = answer else { return };
                 match &performed.outcomes.list[..] {
@@ -219,6 +246,13 @@ impl Client {
                             Outcome::Decided { decision, .. } => match decision.verdict {
                                 Verdict::Allow => {
                                     world.tally.allowed += 1;
+                                    if let Some(permit) = decision.permit {
+                                        let units = asked.cost_of(Limit::Permits);
+                                        oracle.permits.given(
+                                            permit.id, units, called_at, replied_at,
+                                        );
+                                        self.permit = Some(permit.id);
+                                    }
                                     Known::Charged
                                 }
                                 Verdict::Deny => {

@@ -36,15 +36,21 @@ pub(super) enum Fault {
     StepAll,
     /// A disk fails at one of the next operations, and its node stops.
     DiskFails,
+    /// A node loses power at one of the next operations of its disk; a write has come half way.
+    CrashWriting,
     /// A node takes a snapshot.
     Snapshot,
+    /// A node takes a snapshot and its disk fails meanwhile.
+    SnapshotFails,
+    /// A node takes a snapshot and loses power meanwhile.
+    CrashSnapshot,
     /// Another policy is put in force.
     Policy,
     /// A node is away for so long that the others have let go of what it needs.
     Away,
 }
 
-const ALL: [Fault; 18] = [
+pub(super) const ALL: [Fault; 21] = [
     Fault::Slow,
     Fault::Loss,
     Fault::Split,
@@ -60,7 +66,10 @@ const ALL: [Fault; 18] = [
     Fault::Step,
     Fault::StepAll,
     Fault::DiskFails,
+    Fault::CrashWriting,
     Fault::Snapshot,
+    Fault::SnapshotFails,
+    Fault::CrashSnapshot,
     Fault::Policy,
     Fault::Away,
 ];

@@ -1,5 +1,6 @@
 //! What happened in a run: requests with the times of their calls and replies, what nodes applied,
 //! and the trace, a hash of all of it in order.
+#![allow(clippy::print_stdout, reason = "the trace of one seed is for people to read")]
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -8,8 +9,9 @@ use crate::disk::log::Vote;
 use crate::engine::time::Now;
 
 use super::invariants::disk::Votes;
+use super::invariants::permits::Permits;
 use super::invariants::policy::Policies;
-use super::invariants::same_state::SameState;
+use super::invariants::same_state::{SameState, State};
 use super::invariants::time::ClusterTime;
 use super::limits::Limit;
 
@@ -77,6 +79,7 @@ pub(super) struct Oracle {
     pub(super) once: BTreeMap<(usize, u64), u64>,
     pub(super) same_state: SameState,
     pub(super) time: ClusterTime,
+    pub(super) permits: Permits,
     pub(super) policies: Policies,
     pub(super) votes: Votes,
     pub(super) restores: u64,
@@ -97,6 +100,7 @@ impl Oracle {
             once: BTreeMap::new(),
             same_state: SameState::default(),
             time: ClusterTime::new(nodes),
+            permits: Permits::default(),
             policies: Policies::default(),
             votes: Votes::new(nodes),
             restores: 0,
@@ -113,7 +117,7 @@ impl Oracle {
         self.trace.put(self.now);
         words.iter().for_each(|word| self.trace.put(*word));
         if self.says_all {
-            eprintln!("{:>9.3} {}", self.now as f64 / 1e9, what());
+            println!("{:>9.3} {}", self.now as f64 / 1e9, what());
         }
     }
 
@@ -134,15 +138,22 @@ impl Oracle {
         &mut self,
         node: usize,
         now: Now,
-        table: u64,
-        sessions: u64,
-        policy: u64,
+        state: State,
     ) {
-        let words = [1, node as u64, now.time.as_nanos(), now.utc.as_nanos(), table, sessions];
-        self.note(|| format!("node {node} is at {:?}: {table:x} {sessions:x}", now.time), &words);
-        let held = self.same_state.at(node, now, (table, sessions, policy));
+        let State { table, sessions, policy } = state;
+        let (time, utc) = (now.time.as_nanos(), now.utc.as_nanos());
+        let words = [1, node as u64, time, utc, table, sessions, policy];
+        let what = || format!("node {node} is at {time}: {table:x} {sessions:x} {policy}");
+        self.note(what, &words);
+        let held = self.same_state.at(node, now, state);
         self.hold(held);
         let held = self.time.at(node, now, self.now);
+        self.hold(held);
+    }
+
+    /// A node has applied entries up to this index.
+    pub(super) fn reached(&mut self, node: usize, index: u64, state: State) {
+        let held = self.same_state.at_index(node, index, state);
         self.hold(held);
     }
 

@@ -14,6 +14,7 @@ use crate::engine::table::Table;
 use crate::engine::time::Now;
 
 use super::history::SharedOracle;
+use super::invariants::same_state::State;
 use super::limits;
 
 /// The most counters. So few that the leader looks for room at every request.
@@ -24,6 +25,8 @@ pub(super) struct SimHost {
     table: Mutex<Arc<Table>>,
     sessions: Mutex<Sessions>,
     policy: AtomicU64,
+    /// Hashes of table and sessions, and the policy, as of the last entry.
+    last: Mutex<Option<State>>,
     oracle: SharedOracle,
 }
 
@@ -32,7 +35,13 @@ impl SimHost {
         let seed = Seed::new(limits::SEED);
         let sessions = Mutex::new(Sessions::new(&seed));
         let table = Mutex::new(Arc::new(empty_table()));
-        Self { node, table, sessions, policy: AtomicU64::new(limits::FIRST_POLICY), oracle }
+        let policy = AtomicU64::new(limits::FIRST_POLICY);
+        Self { node, table, sessions, policy, last: Mutex::new(None), oracle }
+    }
+
+    /// What the last entry that was applied left.
+    pub(super) fn last(&self) -> Option<State> {
+        *self.last.lock().unwrap()
     }
 
     fn hash_of_sessions(&self) -> u64 {
@@ -71,14 +80,9 @@ impl Host for SimHost {
     fn follow(&self, now: Now) {
         // While a snapshot waits to be written the table cannot be hashed.
         let table = self.table().hash(now);
-        let sessions = self.hash_of_sessions();
-        self.oracle.lock().unwrap().followed(
-            self.node,
-            now,
-            table,
-            sessions,
-            self.policy_version(),
-        );
+        let state = State { table, sessions: self.hash_of_sessions(), policy: self.policy_version() };
+        *self.last.lock().unwrap() = Some(state);
+        self.oracle.lock().unwrap().followed(self.node, now, state);
     }
 
     fn change(&self, mut change: &[u8], now: Now) -> Result<String, String> {

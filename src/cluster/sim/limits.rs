@@ -15,6 +15,12 @@ pub(super) const FIRST_POLICY: u64 = 1;
 /// Keys of [`Limit::PerKey`].
 pub(super) const KEYS: u64 = 40;
 
+/// Permits that may be held at once.
+pub(super) const PERMITS: u64 = 4;
+
+/// For how long one is given.
+pub(super) const LEASE: Nanos = Nanos::new(400_000_000);
+
 const DAY: Nanos = Nanos::from_secs(86_400);
 
 /// A limit.
@@ -38,6 +44,8 @@ pub(super) enum Limit {
     Kept,
     /// Counts, of requests with an id.
     Once,
+    /// Permits.
+    Permits,
 }
 
 /// What is promised of a limit: in any interval no more than `burst`, and `units` for each
@@ -62,6 +70,7 @@ impl Limit {
             Self::Day => Quota::fixed(80, DAY, Align::First),
             Self::PerKey(_) => Quota::bucket(2, second, 3),
             Self::TwinBefore | Self::TwinBehind | Self::Kept | Self::Once => counts(),
+            Self::Permits => Quota::concurrent(PERMITS, LEASE),
         };
         quota.unwrap()
     }
@@ -85,7 +94,9 @@ impl Limit {
             }),
             // A run is shorter than a day, and the window opens with the first charge.
             Self::Day => Some(bucket(0, DAY, 80)),
-            Self::TwinBefore | Self::TwinBehind | Self::Kept | Self::Once => None,
+            Self::TwinBefore | Self::TwinBehind | Self::Kept | Self::Once | Self::Permits => {
+                None
+            }
         }
     }
 
@@ -100,6 +111,7 @@ impl Limit {
             Self::TwinBehind => (7, 0),
             Self::Kept => (8, 0),
             Self::Once => (9, 0),
+            Self::Permits => (10, 0),
         }
     }
 
@@ -130,6 +142,7 @@ pub(super) fn names() -> Vec<LimitName> {
         Kind::Fixed,
         Kind::Fixed,
         Kind::Fixed,
+        Kind::Concurrent,
     ];
     (1..).zip(kinds).map(|(number, kind)| name(number, kind)).collect()
 }

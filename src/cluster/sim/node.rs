@@ -130,8 +130,14 @@ impl Node {
             .start_paused(true)
             .build()
             .map_err(|error| failed(&error))?;
-        let writes = write(writer, self.random.fork(), self.number, Arc::clone(oracle));
-        runtime.spawn(writes);
+        let writes = Writes {
+            writer,
+            random: self.random.fork(),
+            node: self.number,
+            has_failed: Arc::clone(&has_failed),
+            oracle: Arc::clone(oracle),
+        };
+        runtime.spawn(writes.run());
         let running = runtime.block_on(Running::start(parts)).map_err(|error| failed(&error))?;
         self.owed = 0;
         self.paused_until = None;
@@ -168,12 +174,27 @@ impl Up {
 }
 
 /// Writes a node's log, as the thread of [`log::Log::open`] does, at the pace of a disk.
-async fn write(mut writer: Writer<Disk>, mut random: Random, node: usize, oracle: SharedOracle) {
-    loop {
-        let takes =
-            if random.in_thousand(5) { random.between(20, 80) } else { random.between(1, 3) };
-        tokio::time::sleep(Duration::from_millis(takes)).await;
-        writer.turn();
-        oracle.lock().unwrap().voted(node, writer.vote());
+struct Writes {
+    writer: Writer<Disk>,
+    random: Random,
+    node: usize,
+    has_failed: Arc<AtomicBool>,
+    oracle: SharedOracle,
+}
+
+impl Writes {
+    async fn run(mut self) {
+        loop {
+            let is_slow = self.random.in_thousand(5);
+            let (least, most) = if is_slow { (20, 80) } else { (1, 3) };
+            let takes = self.random.between(least, most);
+            tokio::time::sleep(Duration::from_millis(takes)).await;
+            self.writer.turn();
+            if self.has_failed.load(Ordering::Relaxed) {
+                // Nobody was told that the last ones are on disk.
+                return;
+            }
+            self.oracle.lock().unwrap().voted(self.node, self.writer.vote());
+        }
     }
 }

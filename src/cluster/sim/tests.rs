@@ -2,17 +2,25 @@
 #![allow(clippy::print_stdout, reason = "what a campaign came to is for people to read")]
 
 use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::engine::mutant::{Mutant, plant};
 
-use super::faults::Fault;
+use super::faults::{ALL, Fault};
 use super::world::{Report, Verdict, run};
 
 /// Seeds in a run of all tests.
-const SEEDS: u64 = 6;
+const SEEDS: u64 = 24;
+
+/// Seeds of a campaign, unless it is told otherwise.
+const SEEDS_OF_CAMPAIGN: u64 = 1000;
+
+/// One of so many runs may be void.
+const VOID_ONE_IN: u64 = 5;
 
 /// Seeds within which a planted bug must be found.
-const SEEDS_FOR_BUG: u64 = 100;
+const SEEDS_FOR_BUG: u64 = 60;
 
 fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok()?.parse().ok()
@@ -35,44 +43,120 @@ fn told(report: &Report) -> String {
     )
 }
 
+/// What many seeds came to.
+#[derive(Default)]
+struct Campaign {
+    held: u64,
+    void: BTreeMap<String, u64>,
+    broken: Vec<String>,
+    fired: BTreeMap<Fault, u64>,
+    restores: u64,
+    /// Milliseconds from the end of all faults until every node decided, of each run.
+    recovered_after: Vec<u64>,
+    repeated: u64,
+    unknown: u64,
+    stale: u64,
+}
+
+impl Campaign {
+    /// Runs seeds, as many at a time as there are processors.
+    fn run(from: u64, count: u64, threads: usize) -> Self {
+        let (next, campaign) = (AtomicU64::new(from), Mutex::new(Self::default()));
+        std::thread::scope(|scope| {
+            for _ in 0..threads {
+                scope.spawn(|| {
+                    loop {
+                        let seed = next.fetch_add(1, Ordering::Relaxed);
+                        if seed >= from + count {
+                            return;
+                        }
+                        let report = on_its_own(seed, None, false);
+                        campaign.lock().unwrap().add(&report);
+                    }
+                });
+            }
+        });
+        let mut campaign = campaign.into_inner().unwrap();
+        campaign.recovered_after.sort_unstable();
+        campaign
+    }
+
+    fn add(&mut self, report: &Report) {
+        match &report.verdict {
+            Verdict::Held => self.held += 1,
+            Verdict::Void(why) => *self.void.entry(why.clone()).or_default() += 1,
+            Verdict::Broken(_) => {
+                println!("{}", told(report));
+                self.broken.push(told(report));
+            }
+        }
+        self.restores += report.restores;
+        self.recovered_after.extend(report.recovered_after);
+        self.repeated += report.tally.repeated;
+        self.unknown += report.tally.unknown;
+        self.stale += report.tally.stale;
+        for (fault, times) in &report.fired {
+            *self.fired.entry(*fault).or_default() += times;
+        }
+    }
+
+    /// Nothing broke, few runs are void, and everything that can go wrong did.
+    fn judge(&self, count: u64) {
+        let Self { held, void, broken, fired, restores, repeated, unknown, stale, .. } = self;
+        let recovered = &self.recovered_after;
+        println!(
+            "{held} held, {} broken, void: {void:?}; {restores} snapshots taken over; requests: \
+             {repeated} repeated, {unknown} with unknown outcome, {stale} of another policy; every \
+             node decided {:?} ms after the faults ended in half of the runs, {:?} at the latest; \
+             faults: {fired:?}",
+            broken.len(),
+            recovered.get(recovered.len() / 2),
+            recovered.last()
+        );
+        if let Some(first) = broken.first() {
+            let seed = first.split(':').next().unwrap_or_default().trim_start_matches("seed ");
+            panic!(
+                "{} of {count} broke, the first one found: {first}\n\
+                 TOLLKEEPER_SIM_SEED={seed} cargo test --lib cluster::sim::tests::seeds -- --nocapture",
+                broken.len()
+            );
+        }
+        let void: u64 = void.values().sum();
+        assert_eq!(held + void, count);
+        assert!(void * VOID_ONE_IN <= count, "{void} of {count} runs are void");
+        for fault in ALL {
+            assert!(fired.contains_key(&fault), "{fault:?} never happened");
+        }
+        for (what, times) in [
+            ("snapshot taken over", restores),
+            ("request repeated", repeated),
+            ("outcome unknown", unknown),
+            ("group of another policy", stale),
+        ] {
+            assert!(*times > 0, "no {what}");
+        }
+    }
+}
+
 /// Whatever goes wrong, the promises hold, and exact answers come back.
 #[test]
 fn seeds() {
     if let Some(seed) = number("TOLLKEEPER_SIM_SEED") {
-        let report = on_its_own(seed, None, number("TOLLKEEPER_SIM_ALL").is_some());
+        let report = on_its_own(seed, None, true);
         println!("{}\n{:?}", told(&report), report.fired);
         assert!(!matches!(report.verdict, Verdict::Broken(_)), "{}", told(&report));
         return;
     }
-    let count = number("TOLLKEEPER_SIM_SEEDS").unwrap_or(SEEDS);
+    Campaign::run(1, SEEDS, 1).judge(SEEDS);
+}
+
+#[test]
+#[ignore = "takes a quarter of an hour"]
+fn campaign() {
+    let count = number("TOLLKEEPER_SIM_SEEDS").unwrap_or(SEEDS_OF_CAMPAIGN);
     let from = number("TOLLKEEPER_SIM_FROM").unwrap_or(1);
-    let (mut held, mut void, mut broken) = (0, 0, Vec::new());
-    let mut fired: BTreeMap<Fault, u64> = BTreeMap::new();
-    let mut restores = 0;
-    for seed in from..from + count {
-        let report = on_its_own(seed, None, false);
-        match &report.verdict {
-            Verdict::Held => {
-                held += 1;
-                restores += report.restores;
-                report
-                    .fired
-                    .iter()
-                    .for_each(|(fault, times)| *fired.entry(*fault).or_default() += times);
-            }
-            Verdict::Void(_) => void += 1,
-            Verdict::Broken(_) => {
-                println!("{}", told(&report));
-                broken.push(told(&report));
-            }
-        }
-    }
-    println!(
-        "{held} held, {void} void, {} broken; {restores} snapshots taken over; faults: {fired:?}",
-        broken.len()
-    );
-    assert!(broken.is_empty(), "{} of {count}: {}", broken.len(), broken[0]);
-    assert!(held > 0, "all {void} runs are void");
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    Campaign::run(from, count, processors).judge(count);
 }
 
 #[test]

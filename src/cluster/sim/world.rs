@@ -52,7 +52,12 @@ pub(super) struct World {
     healed_at: Option<u64>,
     /// Which nodes have decided what was asked after faults ended.
     decide: Vec<bool>,
+    /// The tick in which the last of them did.
+    recovered_at: Option<u64>,
+    /// Nodes that stopped since their log could not be written.
     stops: u64,
+    /// Snapshots that failed, or in the middle of which power was lost.
+    struck: u64,
 }
 
 enum End {
@@ -70,6 +75,8 @@ pub(super) struct Report {
     pub(super) events: u64,
     pub(super) entries: usize,
     pub(super) restores: u64,
+    /// Ticks from the end of all faults until every node decided.
+    pub(super) recovered_after: Option<u64>,
     pub(super) tally: Tally,
     pub(super) fired: BTreeMap<Fault, u64>,
     pub(super) verdict: Verdict,
@@ -111,7 +118,9 @@ impl World {
             policy: FIRST_POLICY,
             healed_at: None,
             decide: vec![false; count],
+            recovered_at: None,
             stops: 0,
+            struck: 0,
         }
     }
 
@@ -153,6 +162,9 @@ impl World {
     pub(super) fn decided(&mut self, node: usize, called_at: u64) {
         if self.healed_at.is_some_and(|healed_at| called_at >= healed_at * TICK_NANOS) {
             self.decide[node] = true;
+            if !self.decide.contains(&false) {
+                self.recovered_at.get_or_insert(self.tick);
+            }
         }
     }
 
@@ -218,6 +230,17 @@ impl World {
                 _ => node.paused_until = None,
             }
             up.run(core::mem::take(&mut node.owed));
+            if let (Some(log_id), Some(state)) =
+                (up.running.origin.applied().log_id, up.host.last())
+            {
+                self.oracle.lock().unwrap().reached(number, log_id.index, state);
+            }
+            self.struck += u64::from(node.home.has_struck());
+            if node.home.is_off() {
+                let down = self.random.between(1, 500);
+                self.crash(number, down);
+                continue;
+            }
             if up.has_failed.load(Ordering::Relaxed) {
                 self.stops += 1;
                 let down = self.random.between(50, 500);
@@ -321,10 +344,21 @@ impl World {
                 let at = log.operations() + random.between(1, 6) as usize;
                 log.set_fault(faulty::Fault::Fail { at });
             }
-            Fault::Snapshot => {
-                let up = self.up(some);
-                let running = Arc::clone(&up.running);
-                up.spawn(async move { _ = running.snapshot().await });
+            Fault::CrashWriting => {
+                let log = &self.nodes[some].log;
+                let at = log.operations() + random.between(1, 8) as usize;
+                log.set_fault(faulty::Fault::Crash { at });
+            }
+            Fault::Snapshot => self.snapshot(some),
+            Fault::SnapshotFails | Fault::CrashSnapshot => {
+                let home = &self.nodes[some].home;
+                let at = home.operations() + random.below(6) as usize;
+                home.set_fault(if fault == Fault::SnapshotFails {
+                    faulty::Fault::Fail { at }
+                } else {
+                    faulty::Fault::Crash { at }
+                });
+                self.snapshot(some);
             }
             Fault::Policy => {
                 let Some(leader) = self.leader() else { return false };
@@ -346,6 +380,12 @@ impl World {
             }
         }
         true
+    }
+
+    fn snapshot(&self, node: usize) {
+        let up = self.up(node);
+        let running = Arc::clone(&up.running);
+        up.spawn(async move { _ = running.snapshot().await });
     }
 
     fn split(&mut self, is_in: impl Fn(usize) -> bool, until: u64) {
@@ -374,6 +414,7 @@ impl World {
             node.paused_until = None;
             node.down_until = 0;
             node.log.set_fault(faulty::Fault::None);
+            node.home.set_fault(faulty::Fault::None);
         }
     }
 
@@ -394,7 +435,10 @@ impl World {
         demand(!plans(&[Fault::Loss]) || befell.lost > 0, "nothing was lost");
         demand(!plans(&cuts) || befell.held > 0, "no cut held anything up");
         demand(!plans(&[Fault::Reset]) || befell.broken > 0, "no connection broke");
-        demand(!plans(&[Fault::DiskFails]) || self.stops > 0, "no disk failed");
+        let disks = [Fault::DiskFails, Fault::CrashWriting];
+        demand(!plans(&disks) || self.stops > 0, "no disk failed");
+        let snapshots = [Fault::SnapshotFails, Fault::CrashSnapshot];
+        demand(!plans(&snapshots) || self.struck > 0, "no snapshot failed");
         demand(!plans(&[Fault::CrashVoter]) || !self.is_voter_doomed, "no voter lost power");
         let switches = self.oracle.lock().unwrap().policies.switches();
         demand(!plans(&[Fault::Policy]) || switches > 0, "no policy came into force");
@@ -406,6 +450,7 @@ impl World {
     fn check_all(&self) -> Result<(), String> {
         let oracle = self.oracle.lock().unwrap();
         oracle.policies.check()?;
+        oracle.permits.check()?;
         let keys = (0..KEYS).map(Limit::PerKey);
         let bounded = [Limit::Hot, Limit::Sliding, Limit::DayBucket, Limit::Day];
         for limit in bounded.into_iter().chain(keys) {
@@ -503,6 +548,7 @@ pub(super) fn run(seed: u64, says_all: bool) -> Report {
         events: oracle.events,
         entries: oracle.same_state.entries(),
         restores: oracle.restores,
+        recovered_after: world.recovered_at.zip(world.healed_at).map(|(at, from)| at - from),
         tally: world.tally,
         fired,
         verdict,

@@ -6,6 +6,7 @@ pub(super) mod bound;
 pub(super) mod disk;
 pub(super) mod kept;
 pub(super) mod once;
+pub(super) mod permits;
 pub(super) mod policy;
 pub(super) mod recovery;
 pub(super) mod same_state;
