@@ -18,6 +18,7 @@ use openraft::storage::RaftStateMachine;
 use crate::clock::{Reading, Stamper};
 use crate::engine::decision::Refusal;
 use crate::engine::group::Group;
+#[cfg(test)]
 use crate::engine::mutant::{Mutant, planted};
 use crate::engine::table::Table;
 
