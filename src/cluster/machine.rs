@@ -295,10 +295,7 @@ impl<S: Disk> RaftSnapshotBuilder<TypeConfig> for Builder<S> {
                 // has everything, and keeps it until a later snapshot, which is due after as many
                 // entries again. A meta of nothing says that there is no news.
                 tracing::error!(%error, "no snapshot was taken; the log is kept until the next");
-                Ok(Snapshot {
-                    meta: SnapshotMeta::default(),
-                    snapshot: SnapshotFile { number: 0 },
-                })
+                Ok(Snapshot { meta: SnapshotMeta::default(), snapshot: SnapshotFile { number: 0 } })
             }
         }
     }

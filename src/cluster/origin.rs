@@ -382,7 +382,9 @@ impl State {
     fn owes(&self, term: u64) -> bool {
         let is_decided = self.applied.leader().is_some_and(|leader| leader.term >= term);
         let is_earlier = |(of, _): (u64, u64)| of < term;
-        !is_decided && self.waiting.values().any(|it| it.handed_over.is_some_and(is_earlier))
+        !is_decided
+            && !planted(Mutant::HandOverTwice)
+            && self.waiting.values().any(|it| it.handed_over.is_some_and(is_earlier))
     }
 
     /// Has everything handed over anew that was handed over for a term that `lost` says.

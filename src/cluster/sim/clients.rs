@@ -248,9 +248,9 @@ impl Client {
                                     world.tally.allowed += 1;
                                     if let Some(permit) = decision.permit {
                                         let units = asked.cost_of(Limit::Permits);
-                                        oracle.permits.given(
-                                            permit.id, units, called_at, replied_at,
-                                        );
+                                        oracle
+                                            .permits
+                                            .given(permit.id, units, called_at, replied_at);
                                         self.permit = Some(permit.id);
                                     }
                                     Known::Charged

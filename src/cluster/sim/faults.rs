@@ -80,6 +80,14 @@ pub(super) struct Planned {
     pub(super) at: u64,
     pub(super) fault: Fault,
     pub(super) has_fired: bool,
+    /// When it was last seen to, and how often such a fault had come to pass by then.
+    pub(super) armed: Option<(u64, u64)>,
+}
+
+impl Planned {
+    pub(super) const fn new(at: u64, fault: Fault) -> Self {
+        Self { at, fault, has_fired: false, armed: None }
+    }
 }
 
 /// Faults between two ticks, by time.
@@ -92,11 +100,11 @@ pub(super) fn plan(random: &mut Random, from: u64, to: u64) -> Vec<Planned> {
         for _ in 0..random.between(1, 3) {
             // What waits for its moment needs time for it.
             let at = random.between(from, from + (to - from) * 3 / 4);
-            plan.push(Planned { at, fault, has_fired: false });
+            plan.push(Planned::new(at, fault));
         }
     }
     if plan.is_empty() {
-        plan.push(Planned { at: from, fault: Fault::CrashLeader, has_fired: false });
+        plan.push(Planned::new(from, Fault::CrashLeader));
     }
     plan.sort_by_key(|planned| (planned.at, planned.fault));
     plan

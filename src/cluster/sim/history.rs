@@ -134,12 +134,7 @@ impl Oracle {
     }
 
     /// A node applied an entry, or took over a snapshot.
-    pub(super) fn followed(
-        &mut self,
-        node: usize,
-        now: Now,
-        state: State,
-    ) {
+    pub(super) fn followed(&mut self, node: usize, now: Now, state: State) {
         let State { table, sessions, policy } = state;
         let (time, utc) = (now.time.as_nanos(), now.utc.as_nanos());
         let words = [1, node as u64, time, utc, table, sessions, policy];

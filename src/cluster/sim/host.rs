@@ -80,7 +80,8 @@ impl Host for SimHost {
     fn follow(&self, now: Now) {
         // While a snapshot waits to be written the table cannot be hashed.
         let table = self.table().hash(now);
-        let state = State { table, sessions: self.hash_of_sessions(), policy: self.policy_version() };
+        let state =
+            State { table, sessions: self.hash_of_sessions(), policy: self.policy_version() };
         *self.last.lock().unwrap() = Some(state);
         self.oracle.lock().unwrap().followed(self.node, now, state);
     }

@@ -94,9 +94,7 @@ impl Limit {
             }),
             // A run is shorter than a day, and the window opens with the first charge.
             Self::Day => Some(bucket(0, DAY, 80)),
-            Self::TwinBefore | Self::TwinBehind | Self::Kept | Self::Once | Self::Permits => {
-                None
-            }
+            Self::TwinBefore | Self::TwinBehind | Self::Kept | Self::Once | Self::Permits => None,
         }
     }
 

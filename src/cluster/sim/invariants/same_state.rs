@@ -72,7 +72,8 @@ fn compare(
     if tables.0 == 0 {
         known.state.table = tables.1;
     }
-    let state = State { table: if tables.1 == 0 { known.state.table } else { tables.1 }, ..seen.state };
+    let state =
+        State { table: if tables.1 == 0 { known.state.table } else { tables.1 }, ..seen.state };
     if known.state == state && known.utc == seen.utc {
         return Ok(());
     }
