@@ -9,9 +9,9 @@
 //! that was planned did not go wrong is void.
 //!
 //! ```text
-//! cargo test --lib cluster::sim                                   # a few seeds, and planted bugs
-//! TOLLKEEPER_SIM_SEEDS=1000 cargo test --release --lib cluster::sim -- --nocapture
-//! TOLLKEEPER_SIM_SEED=7 cargo test --lib cluster::sim::tests::seeds -- --nocapture
+//! cargo test --lib cluster::sim                            # a few seeds, and planted bugs
+//! TOLLKEEPER_SIM_SEEDS=1000 cargo test --lib sim::tests::campaign -- --ignored --nocapture
+//! TOLLKEEPER_SIM_SEED=7 cargo test --lib sim::tests::seeds -- --nocapture    # with its trace
 //! ```
 //!
 //! Each node has a tokio runtime of its own whose clock stands still; the world moves each on by a
