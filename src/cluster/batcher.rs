@@ -15,16 +15,18 @@ use openraft::errors::ClientWriteError;
 use openraft::impls::ProgressResponder;
 use openraft::storage::RaftStateMachine;
 
-use crate::clock::Stamper;
+use crate::clock::{Reading, Stamper};
 use crate::engine::decision::Refusal;
 use crate::engine::group::Group;
+#[cfg(test)]
+use crate::engine::mutant::{Mutant, planted};
 use crate::engine::table::Table;
 
 use super::counts::Counts;
 use super::entry::{
     COMMANDS_PER_ENTRY, ENTRY_BYTES_MAX, GROUPS_MAX, Record, Tag, Tagged, What, decode_group,
 };
-use super::host::{Host, Readings};
+use super::host::{Host, Readings, advancing};
 use super::origin::{Asked, LEADERLESS_NANOS, Origin};
 use super::types::{Entry, LeaderId, NodeId, TypeConfig, acked_ago};
 
@@ -272,7 +274,7 @@ impl<SM: RaftStateMachine<TypeConfig>> Batcher<SM> {
         let mut looks = tokio::time::interval(LOOK_EVERY);
         looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            tokio::select! {
+            select! {
                 () = self.origin.news.notified() => {}
                 _ = looks.tick() => {
                     let takes = match self.role() {
@@ -331,6 +333,7 @@ impl<SM: RaftStateMachine<TypeConfig>> Batcher<SM> {
     fn begin(&mut self, leader: LeaderId) {
         let applied = self.origin.applied();
         let reading = self.readings.read();
+        let reading = Reading { raw: advancing(reading), ..reading };
         let raw = (applied.raw > 0).then_some(applied.raw);
         let time =
             applied.now.time.as_nanos() + raw.map_or(0, |raw| reading.raw.saturating_sub(raw));
@@ -435,7 +438,7 @@ impl<SM: RaftStateMachine<TypeConfig>> Batcher<SM> {
                 lead.fenced = true;
                 What::Fence
             };
-            let raw = self.readings.read().raw;
+            let raw = advancing(self.readings.read());
             if let Some(ahead) = self.counts.ahead.steer_to() {
                 lead.stamper.steer(raw, ahead);
             }
@@ -443,6 +446,10 @@ impl<SM: RaftStateMachine<TypeConfig>> Batcher<SM> {
             let record = Record { now, what };
             let bytes = record.encode();
             self.counts.proposed(&record, bytes.len());
+            #[cfg(test)]
+            if planted(Mutant::AnswerBeforeApply) {
+                answer_before_apply(&record, &*self.host, &self.origin);
+            }
             let (responder, done) = ProgressResponder::complete_only();
             let write = self.raft.write(Entry(bytes));
             let write = write.with_leader(lead.leader).responder(responder);
@@ -534,6 +541,33 @@ impl Lead {
             groups.push(group);
         }
         (!groups.is_empty()).then_some(What::Groups(groups))
+    }
+}
+
+#[cfg(test)]
+fn answer_before_apply(record: &Record, host: &dyn Host, origin: &Origin) {
+    use crate::engine::group::{Command, Outcome, Outcomes, Performed};
+    use crate::engine::table::Stamp;
+    let What::Groups(groups) = &record.what else { return };
+    let (table, mut group, mut readings) = (host.table(), Group::default(), Vec::new());
+    for tagged in groups.iter().filter(|tagged| origin.awaits(&tagged.tag)) {
+        decode_group(tagged.body.clone(), &mut group).unwrap();
+        let mut outcomes = Outcomes { now: record.now, ..Outcomes::default() };
+        let (pinned, mut at) = (table.pin(), 0);
+        for command in &group.commands {
+            let charges = &group.charges[at..at + command.charges()];
+            at += command.charges();
+            if !matches!(command, Command::Check { .. }) {
+                return;
+            }
+            let peeked = pinned.peek(charges, &mut Stamp::new(|| record.now), &mut readings);
+            let (decision, from) = (peeked.unwrap(), outcomes.readings.len());
+            outcomes.readings.append(&mut readings);
+            let readings = from..outcomes.readings.len();
+            outcomes.list.push(Outcome::Decided { decision, readings });
+        }
+        let performed = Performed { outcomes, index: 0, position: 0 };
+        origin.performed(&tagged.tag, Ok(performed));
     }
 }
 

@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use crate::clock::{Os, Reading};
 use crate::disk::{Beside, Header, Storage};
+use crate::engine::mutant::{Mutant, planted};
 use crate::engine::session::Sessions;
 use crate::engine::table::Table;
 use crate::engine::time::Now;
@@ -68,6 +69,11 @@ impl<S: Storage<File: Send + Sync, Bytes: Send + 'static> + Send + Sync + 'stati
 pub trait Readings: Send + Sync + 'static {
     /// What they say now.
     fn read(&self) -> Reading;
+}
+
+/// The time by which cluster time advances: raw, so that no step of the wall clock moves it.
+pub(super) fn advancing(reading: Reading) -> u64 {
+    if planted(Mutant::StampByWall) { reading.wall } else { reading.raw }
 }
 
 /// The operating system's clocks.

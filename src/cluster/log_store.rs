@@ -12,6 +12,7 @@ use openraft::{EntryPayload, OptionalSend, RaftLogReader};
 use crate::disk::Storage;
 use crate::disk::log::{self, Log, Position};
 
+use super::aside::aside;
 use super::types::{Entry, LeaderId, LogEntry, LogId, TypeConfig, Vote};
 use super::wire;
 
@@ -50,7 +51,7 @@ where
         work: impl FnOnce(&Log<S>) -> T + Send + 'static,
     ) -> io::Result<T> {
         let log = Arc::clone(&self.log);
-        tokio::task::spawn_blocking(move || work(&log)).await.map_err(io::Error::other)
+        aside(move || work(&log)).await
     }
 
     /// Entries from the first of these indices on, one at least if there is any.

@@ -11,9 +11,11 @@ use openraft::{EntryPayload, OptionalSend};
 
 use crate::disk::{Beside, Header, Home, Moment, rest};
 use crate::engine::group::{Group, Outcomes, Performed, Undecided};
+use crate::engine::mutant::{Mutant, planted};
 use crate::engine::table::Table;
 use crate::engine::time::{Now, Timestamp, UtcTime};
 
+use super::aside::aside;
 use super::counts::Counts;
 use super::entry::{Record, What, decode_group};
 use super::host::{Disk, Host, Readings, Restored};
@@ -90,7 +92,7 @@ impl<S: Disk> Machine<S> {
                 let version = host.policy_version();
                 let mut position = 0;
                 for tagged in groups {
-                    if tagged.policy != version {
+                    if tagged.policy != version && !planted(Mutant::StaleApplied) {
                         self.origin.performed(&tagged.tag, Err(Undecided::Stale));
                         continue;
                     }
@@ -265,7 +267,10 @@ fn restore<S: Disk>(
         time: Timestamp::from_nanos(header.time.as_nanos()),
         utc: UtcTime::from_nanos(header.utc.as_nanos()),
     };
-    let sessions = (header.sessions_opened, verified.sessions());
+    let mut sessions = (header.sessions_opened, verified.sessions());
+    if planted(Mutant::SessionsNotRestored) {
+        sessions.1.clear();
+    }
     Ok((Restored { table, sessions, opaque, now }, now))
 }
 
@@ -281,6 +286,23 @@ impl<S: Disk> RaftSnapshotBuilder<TypeConfig> for Builder<S> {
     type SnapshotData = SnapshotFile;
 
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
+        match self.write().await {
+            Ok(number) => {
+                Ok(Snapshot { meta: self.meta.clone(), snapshot: SnapshotFile { number } })
+            }
+            Err(error) => {
+                // Raft ends with an error from here, and nothing is wrong with this node: its log
+                // has everything, and keeps it until a later snapshot, which is due after as many
+                // entries again. A meta of nothing says that there is no news.
+                tracing::error!(%error, "no snapshot was taken; the log is kept until the next");
+                Ok(Snapshot { meta: SnapshotMeta::default(), snapshot: SnapshotFile { number: 0 } })
+            }
+        }
+    }
+}
+
+impl<S: Disk> Builder<S> {
+    async fn write(&mut self) -> io::Result<u64> {
         let moment = self.moment.take();
         let moment = moment.ok_or_else(|| io::Error::other("another snapshot is being taken"))?;
         let home = Arc::clone(&self.home);
@@ -290,15 +312,13 @@ impl<S: Disk> RaftSnapshotBuilder<TypeConfig> for Builder<S> {
             sessions: core::mem::take(&mut self.beside.sessions),
             cluster: core::mem::take(&mut self.beside.cluster),
         };
-        let written = tokio::task::spawn_blocking(move || {
+        let written = aside(move || {
             // Nobody else needs the home for long: receiving a snapshot waits.
             let mut home = lock(&home);
             beside.header.number = home.next_number();
             let number = beside.header.number;
             home.write(&beside, moment, &mut rest()).map(|_| number)
         });
-        let written = written.await.map_err(io::Error::other)?;
-        let number = written.map_err(|error| io::Error::other(error.to_string()))?;
-        Ok(Snapshot { meta: self.meta.clone(), snapshot: SnapshotFile { number } })
+        written.await?.map_err(|error| io::Error::other(error.to_string()))
     }
 }

@@ -3,7 +3,21 @@
 //!
 //! Alone knows openraft, and in `wire` bincode.
 
+/// `tokio::select!`, which tries the branches in an order of chance; in test builds in the order in
+/// which they stand, so that the same seed always gives the same simulation.
+#[cfg(not(test))]
+macro_rules! select {
+    ($($branches:tt)*) => { tokio::select! { $($branches)* } };
+}
+
+#[cfg(test)]
+macro_rules! select {
+    ($($branches:tt)*) => { tokio::select! { biased; $($branches)* } };
+}
+
 pub mod types;
+
+mod aside;
 
 pub mod peer;
 
@@ -26,6 +40,9 @@ mod counts;
 mod batcher;
 
 mod origin;
+
+#[cfg(test)]
+mod sim;
 
 pub use batcher::{Batcher, Inbox, Links};
 pub use counts::{Ahead, Counts, Durations};

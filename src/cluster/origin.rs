@@ -14,10 +14,11 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::engine::decision::Refusal;
 use crate::engine::group::{Group, Performed, Undecided};
+use crate::engine::mutant::{Mutant, planted};
 use crate::engine::time::Now;
 
 use super::entry::{CHANGE_BYTES_MAX, GROUP_BYTES_MAX, Tag, encode_group};
-use super::host::Readings;
+use super::host::{Readings, advancing};
 use super::types::{LeaderId, LogId};
 
 /// The most requests that wait at one node. Past it they are refused at once.
@@ -250,7 +251,9 @@ impl Origin {
     pub(super) fn hand_over_again(&self, term: u64) {
         let mut state = self.lock();
         let applied = state.applied.leader().map_or(0, |leader| leader.term);
-        state.again(|handed_over| handed_over == term || handed_over < applied);
+        state.again(|handed_over| {
+            handed_over == term || handed_over < applied || planted(Mutant::HandOverTwice)
+        });
     }
 
     /// Whether nothing may be handed over for `term` yet.
@@ -329,7 +332,7 @@ impl Origin {
 
     /// An entry was applied; `now` is its moment, if it has one.
     pub(super) fn applied_to(&self, log_id: LogId, now: Option<Now>) {
-        let raw = self.readings.read().raw;
+        let raw = advancing(self.readings.read());
         let mut state = self.lock();
         let term = log_id.leader_id.term;
         let is_later = state.applied.leader().is_none_or(|leader| leader.term < term);
@@ -346,7 +349,7 @@ impl Origin {
 
     /// A snapshot took the place of entries. What was handed over may have been in them.
     pub(super) fn skipped_to(&self, log_id: Option<LogId>, now: Now) {
-        let raw = self.readings.read().raw;
+        let raw = advancing(self.readings.read());
         let mut state = self.lock();
         state.applied = Applied { log_id, now, raw };
         let over: Vec<u64> = state
@@ -379,7 +382,9 @@ impl State {
     fn owes(&self, term: u64) -> bool {
         let is_decided = self.applied.leader().is_some_and(|leader| leader.term >= term);
         let is_earlier = |(of, _): (u64, u64)| of < term;
-        !is_decided && self.waiting.values().any(|it| it.handed_over.is_some_and(is_earlier))
+        !is_decided
+            && !planted(Mutant::HandOverTwice)
+            && self.waiting.values().any(|it| it.handed_over.is_some_and(is_earlier))
     }
 
     /// Has everything handed over anew that was handed over for a term that `lost` says.

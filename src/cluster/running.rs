@@ -36,10 +36,10 @@ const QUORUM_LOSS_MILLIS: u64 = 1000;
 const INSTALL_MILLIS: u64 = 120_000;
 
 /// Entries that are kept behind a snapshot, for nodes that were away for a moment.
-const LOG_KEPT: u64 = 20_000;
+const LOG_KEPT: u64 = if cfg!(test) { 50 } else { 20_000 };
 
 /// Entries by which a node may be behind before it is sent a snapshot.
-const LAG_MAX: u64 = 40_000;
+const LAG_MAX: u64 = if cfg!(test) { 200 } else { 40_000 };
 
 /// Entries in one append.
 const APPEND_ENTRIES_MAX: u64 = 64;

@@ -16,7 +16,16 @@ openraft::declare_raft_types!(
         R = Applied,
         NodeId = NodeId,
         Node = Member,
+        AsyncRuntime = Runtime,
 );
+
+/// What Raft runs on.
+#[cfg(not(test))]
+#[allow(deprecated, reason = "its other name is that of a crate we would have to depend on for it")]
+pub type Runtime = openraft::impls::TokioRuntime;
+
+#[cfg(test)]
+pub use super::sim::Runtime;
 
 /// An entry of the log that is ours, encoded by `entry`. A clone shares the bytes.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]

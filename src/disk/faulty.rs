@@ -13,11 +13,11 @@ const SECTOR: usize = 512;
 
 /// A disk; clones are the same disk.
 #[derive(Clone, Default)]
-pub(super) struct Disk(Arc<Mutex<State>>);
+pub(crate) struct Disk(Arc<Mutex<State>>);
 
 /// What goes wrong, and when.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Fault {
+pub(crate) enum Fault {
     #[default]
     None,
     /// Power is lost at the operation with this number; a write has come half way.
@@ -38,6 +38,7 @@ struct State {
     operations: usize,
     fault: Fault,
     has_crashed: bool,
+    has_struck: bool,
     written: usize,
     writes_short: bool,
     random: u64,
@@ -58,34 +59,44 @@ enum NameChange {
 }
 
 /// A file of the disk, being written.
-pub(super) struct Handle {
+pub(crate) struct Handle {
     disk: Disk,
     inode: usize,
 }
 
 impl Disk {
-    pub(super) fn set_fault(&self, fault: Fault) {
+    pub(crate) fn set_fault(&self, fault: Fault) {
         self.state().fault = fault;
     }
 
     /// From now on most writes take only a part.
-    pub(super) fn write_short(&self) {
+    pub(crate) fn write_short(&self) {
         self.state().writes_short = true;
     }
 
-    pub(super) fn operations(&self) -> usize {
+    /// Whether power was lost.
+    pub(crate) fn is_off(&self) -> bool {
+        self.state().has_crashed
+    }
+
+    /// Whether the fault has come to pass since this was asked last.
+    pub(crate) fn has_struck(&self) -> bool {
+        core::mem::take(&mut self.state().has_struck)
+    }
+
+    pub(crate) fn operations(&self) -> usize {
         self.state().operations
     }
 
     /// Flips a bit of a file.
-    pub(super) fn flip(&self, name: &str, bit: usize) {
+    pub(crate) fn flip(&self, name: &str, bit: usize) {
         let mut state = self.state();
         let inode = state.names[name];
         state.files[inode].bytes[bit / 8] ^= 1 << (bit % 8);
     }
 
     /// The disk as it may be after a loss of power now; one of the many ways, chosen by `seed`.
-    pub(super) fn after_loss_of_power(&self, seed: u64) -> Self {
+    pub(crate) fn after_loss_of_power(&self, seed: u64) -> Self {
         let state = self.state();
         let mut random = Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
         let files: Vec<Inode> = state.files.iter().map(|file| file.survivor(&mut random)).collect();
@@ -112,8 +123,12 @@ impl Disk {
         let number = state.operations;
         state.operations += 1;
         match state.fault {
-            Fault::Fail { at } if at == number => Err(io::Error::from_raw_os_error(5)),
+            Fault::Fail { at } if at == number => {
+                state.has_struck = true;
+                Err(io::Error::from_raw_os_error(5))
+            }
             Fault::Crash { at } if at == number => {
+                state.has_struck = true;
                 state.has_crashed = true;
                 Err(io::Error::other("the power went off"))
             }

@@ -33,7 +33,7 @@ mod home;
 pub mod log;
 
 #[cfg(test)]
-mod faulty;
+pub(crate) mod faulty;
 
 #[cfg(test)]
 mod tests;

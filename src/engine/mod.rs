@@ -26,7 +26,7 @@ pub mod session;
 
 pub mod group;
 
-mod mutant;
+pub(crate) mod mutant;
 
 mod sip;
 

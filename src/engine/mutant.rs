@@ -1,5 +1,6 @@
 //! Bugs that are planted to test the tests: each is caught by the law that it breaks
-//! (`cargo test --lib mutants -- --nocapture` shows which). They exist in test builds only.
+//! (`cargo test --lib mutants -- --nocapture` shows which; those of a cluster, by its simulation).
+//! They exist in test builds only.
 
 /// A bug, planted where its name says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -65,6 +66,21 @@ pub(crate) enum Mutant {
     TagsNotCleaned,
     /// The sweeper takes counters that a snapshot has yet to come to.
     SweepDespiteSnapshot,
+    /// The log says that entries are on disk before they are.
+    EntriesNotSynced,
+    /// The log says that a vote is on disk before it is.
+    VoteNotSynced,
+    /// A leader stamps by its wall clock.
+    StampByWall,
+    /// A group of another policy than the one in force is applied.
+    StaleApplied,
+    /// A leader answers for its own clients when it proposes, not when it applies.
+    AnswerBeforeApply,
+    /// What was handed over to the leader of one term is handed over to the next before it is
+    /// known to be lost.
+    HandOverTwice,
+    /// A snapshot's sessions are not taken over.
+    SessionsNotRestored,
 }
 
 #[cfg(not(test))]

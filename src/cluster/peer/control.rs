@@ -126,7 +126,7 @@ async fn carry(connection: &mut Connection, calls: &mut Calls, first: Waiting) -
             }
             number += 1;
         }
-        tokio::select! {
+        select! {
             waiting = calls.0.recv(), if under_way.len() < CALLS_MAX => match waiting {
                 Some(waiting) => next = Some(waiting),
                 None => return Ok(()),

@@ -185,7 +185,7 @@ async fn carry(
     let mut pulse = Pulse::new();
     loop {
         let is_more = link.fill(connection)?;
-        tokio::select! {
+        select! {
             // Room for more, or a sign of life.
             turn = connection.turn(is_more) => match turn? {
                 Turn::Room | Turn::Frame(_) => {}

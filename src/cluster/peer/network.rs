@@ -459,7 +459,7 @@ impl NetSnapshot<TypeConfig> for Network {
             let Snapshot { meta, snapshot: file } = snapshot;
             snapshots::send(environment, connection, vote, meta, file).await
         };
-        let sent = tokio::select! {
+        let sent = select! {
             closed = cancel => Err(StreamingError::Closed(closed)),
             sent = send => sent.map_err(|error| StreamingError::from(unreachable(error))),
         };

@@ -80,7 +80,7 @@ impl Peers {
         // Dropped with this future, and so are all tasks in it.
         let mut tasks = JoinSet::new();
         loop {
-            let accepted = tokio::select! {
+            let accepted = select! {
                 accepted = listener.accept() => accepted,
                 Some(_) = tasks.join_next() => continue,
             };
@@ -193,7 +193,7 @@ where
             let _ = old.ended.await;
         }
         tracing::debug!(peer, from, %purpose, "connected");
-        let served = tokio::select! {
+        let served = select! {
             served = self.serve(&mut connection, peer, purpose) => served,
             _ = replaced => Err(io::Error::other("the peer has a newer one")),
         };
@@ -242,7 +242,7 @@ where
                     None => core::future::pending().await,
                 }
             };
-            tokio::select! {
+            select! {
                 frame = connection.frame_if(reads) => {
                     let Some(append) = Append::read(&frame?)? else { continue };
                     if append.sequence.session == session.number && session.has_begun {
@@ -279,7 +279,7 @@ where
                     None => core::future::pending().await,
                 }
             };
-            tokio::select! {
+            select! {
                 frame = connection.frame_if(is_free) => {
                     let Some(append) = Append::read(&frame?)? else { continue };
                     let Append { sequence, request, .. } = append;
@@ -321,7 +321,7 @@ where
         let mut pulse = Pulse::new();
         loop {
             connection.expect(&[Kind::SnapshotBegin, Kind::Ping]);
-            tokio::select! {
+            select! {
                 frame = connection.frame_if(true) => {
                     let frame = frame?;
                     if frame.kind == Kind::SnapshotBegin {
@@ -366,7 +366,7 @@ where
         let mut pulse = Pulse::new();
         let mut answering = FuturesUnordered::new();
         loop {
-            tokio::select! {
+            select! {
                 frame = connection.frame_if(answering.len() < CALLS_MAX) => {
                     let frame = frame?;
                     match frame.kind {
@@ -428,7 +428,7 @@ where
                     None => core::future::pending().await,
                 }
             };
-            tokio::select! {
+            select! {
                 frame = connection.frame_if(is_free) => {
                     let frame = frame?;
                     if frame.kind == Kind::Link {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::disk::home::put_whole;
 use crate::disk::storage::{File, Storage};
+use crate::engine::mutant::{Mutant, planted};
 
 use super::Durability;
 use super::facts::Facts;
@@ -114,6 +115,12 @@ impl<S: Storage> Writer<S> {
         self.put_mark().inspect_err(|error| drop(self.fail(error)))
     }
 
+    /// The last vote that was written; after a turn its caller was told that it is on disk.
+    #[cfg(test)]
+    pub(crate) fn vote(&self) -> Option<super::Vote> {
+        self.facts.vote
+    }
+
     /// Keeps the first error.
     fn fail(&mut self, error: &io::Error) -> Failure {
         let failure = Failure::of(error);
@@ -130,6 +137,8 @@ impl<S: Storage> Writer<S> {
             is_awaited |= match &item.record {
                 // Segments are removed only once it is certain that they are not needed.
                 Some(Record::Purge(_)) => true,
+                Some(Record::Entry(_)) if planted(Mutant::EntriesNotSynced) => false,
+                Some(Record::Vote(_)) if planted(Mutant::VoteNotSynced) => false,
                 _ => item.done.is_some() && self.durability == Durability::Always,
             };
             if let Some(record) = &item.record {
