@@ -156,7 +156,8 @@ pub(crate) fn read_policy(path: &Path) -> io::Result<Vec<(String, String)>> {
     paths.iter().map(|path| Ok((path.display().to_string(), read_text(path)?))).collect()
 }
 
-fn read_text(path: &Path) -> io::Result<String> {
+/// A text that is not longer than a policy may be.
+pub(crate) fn read_text(path: &Path) -> io::Result<String> {
     let bytes = std::fs::metadata(path)?.len();
     if bytes > POLICY_BYTES_MAX {
         let message = format!("it has {bytes} bytes, allowed are {POLICY_BYTES_MAX}");

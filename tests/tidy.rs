@@ -185,6 +185,7 @@ const CRATES: &[(&str, &[&str])] = &[
     // The kernel's clocks, and its random numbers and priorities, which only who wires a node asks for.
     // And files in ways that `std` does not know.
     ("rustix", &["src/clock/os.rs", "src/disk/files.rs", "src/node.rs", "src/node"]),
+    ("saphyr_parser", &["src/policy/import/yaml.rs"]),
     // Three texts that others write or read: the config file, the doors' JSON, and body templates,
     // which must be JSON and are only looked at. And what peers say to each other.
     ("serde", &["src/config/raw.rs", "src/doors", "src/policy/template.rs", "src/cluster"]),

@@ -94,7 +94,7 @@ fn own_headers(gateway: &Gateway, program: &Path) {
     for index in 0..6 {
         let response = super::request(front.address, "t1").unwrap();
         let limit = response.header("x-ratelimit-limit");
-        assert_eq!(limit, Some("5, 5;w=60;name=\"calls\""), "{response:?}");
+        assert_eq!(limit, Some("5, 5;w=60;name=\"calls.minute\""), "{response:?}");
         let left = 4_u64.saturating_sub(index).to_string();
         assert_eq!(response.header("x-ratelimit-remaining"), Some(&*left), "{response:?}");
         let reset: u64 = response.header("x-ratelimit-reset").unwrap().parse().unwrap();

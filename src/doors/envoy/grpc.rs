@@ -110,7 +110,9 @@ mod tests {
 
     #[test]
     fn a_message_is_the_length_that_it_says() {
-        let found = |body: &[u8]| unframed(body).map_err(|fault| fault.code);
+        fn found(body: &[u8]) -> Result<&[u8], Code> {
+            unframed(body).map_err(|fault| fault.code)
+        }
         assert_eq!(found(&[0, 0, 0, 0, 0]), Ok(&[][..]));
         assert_eq!(found(&[0, 0, 0, 0, 2, 7, 8]), Ok(&[7, 8][..]));
         for wrong in [&[][..], &[0, 0, 0, 0], &[0, 0, 0, 0, 1], &[0, 0, 0, 0, 0, 1]] {

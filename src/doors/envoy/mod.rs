@@ -24,6 +24,9 @@ mod resets;
 
 mod connection;
 
+#[cfg(test)]
+mod tests;
+
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;

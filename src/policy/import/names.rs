@@ -5,10 +5,17 @@ use std::borrow::Cow;
 use super::super::maxima::NAME_BYTES_MAX;
 use super::super::template::is_name;
 
+/// Words that conditions and keys of limits have for something else.
+const KEPT: [&str; 2] = ["class", "route"];
+
 /// The attribute that a descriptor's key is, where so many entries of the same key come before it:
 /// the key itself where it is a name, else with `_` for what no name has, and a number from the
-/// second on. The importer writes it, and the door for Envoy reads by it.
+/// second on. What conditions keep for themselves gets a `_` at its end. The importer writes it,
+/// and the door for Envoy reads by it.
 pub fn attribute_name(key: &str, earlier: usize) -> Cow<'_, str> {
+    if KEPT.contains(&key) {
+        return attribute_name(&format!("{key}_"), earlier).into_owned().into();
+    }
     if earlier == 0 && is_name(key) {
         return Cow::Borrowed(key);
     }
@@ -36,6 +43,8 @@ mod tests {
         assert_eq!(attribute_name(":path", 0), "_path");
         assert_eq!(attribute_name("1.2", 0), "_1_2");
         assert_eq!(attribute_name("", 0), "_");
+        assert_eq!(attribute_name("route", 0), "route_");
+        assert_eq!(attribute_name("class", 1), "class__2");
     }
 
     proptest! {
