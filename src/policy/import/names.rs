@@ -1,6 +1,6 @@
 //! Names of others to names that a policy may have.
 
-use std::borrow::Cow;
+use alloc::borrow::Cow;
 
 use super::super::maxima::NAME_BYTES_MAX;
 use super::super::template::is_name;
