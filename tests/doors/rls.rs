@@ -408,16 +408,18 @@ fn a_permit_is_given_back_by_what_the_answer_said() {
     let mut client = Client::connect(daemon.rls);
     let user = descriptor(&[("user", "u1")]);
     let permits: Vec<String> = (0..4)
-        .map(|_| client.ask("jobs", &[user.clone()]).metadata("permit").unwrap().to_owned())
+        .map(|_| {
+            client.ask("jobs", std::slice::from_ref(&user)).metadata("permit").unwrap().to_owned()
+        })
         .collect();
-    let denied = client.ask("jobs", &[user.clone()]);
+    let denied = client.ask("jobs", std::slice::from_ref(&user));
     assert_eq!((denied.code, denied.metadata("permit")), (OVER_LIMIT, None));
     // Twice is once.
     for _ in 0..2 {
         let release = descriptor(&[("permit", &permits[0])]);
         assert_eq!(client.ask("jobs", &[release]).code, OK);
     }
-    assert_eq!(client.ask("jobs", &[user.clone()]).code, OK);
+    assert_eq!(client.ask("jobs", std::slice::from_ref(&user)).code, OK);
     assert_eq!(client.ask("jobs", &[user]).code, OVER_LIMIT);
     let _ = std::fs::remove_file(path);
 }

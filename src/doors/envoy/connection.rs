@@ -55,7 +55,8 @@ pub(super) fn serve(desk: Arc<SharedDesk>, age: Duration) -> Serve {
 fn aged(age: Duration, random: u64) -> Duration {
     let spread = age / 5;
     let part = (random >> 32) as u32;
-    age - spread / 2 + Duration::from_nanos((spread.as_nanos() * u128::from(part) >> 32) as u64)
+    let nanos = (spread.as_nanos() * u128::from(part)) >> 32;
+    age - spread / 2 + Duration::from_nanos(nanos as u64)
 }
 
 /// What the calls of a connection share.
@@ -311,5 +312,28 @@ impl AsyncWrite for Io {
 
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn ages_differ_by_a_tenth_at_most(millis in 1_u64..10_000_000, random: u64) {
+            let age = Duration::from_millis(millis);
+            let found = aged(age, random);
+            prop_assert!(age * 9 / 10 <= found && found <= age * 11 / 10, "{found:?}");
+        }
+    }
+
+    #[test]
+    fn ages_are_spread() {
+        let age = Duration::from_secs(1800);
+        assert_eq!(aged(age, 0), age * 9 / 10);
+        assert!(aged(age, u64::MAX) > age * 109 / 100);
     }
 }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use proptest::prelude::*;
 use prost::Message;
@@ -14,8 +15,9 @@ use super::proto::{
     UInt64Value,
 };
 use super::request::{self, Act};
-use super::service;
+use super::{connection, service};
 use crate::clock::Clock;
+use crate::doors::threads::Accepted;
 use crate::doors::{Batch, Instance, Intent, Loaded, SharedDesk};
 use crate::engine::key::Seed;
 use crate::engine::table::Stamp;
@@ -305,6 +307,37 @@ proptest! {
             prop_assert_eq!(&found, &model.call(call), "{:?}", call);
         }
     }
+}
+
+/// A proxy keeps its connections for good; one that is old enough is told to come again, and what
+/// was asked on it is answered.
+#[test]
+fn a_connection_ends_at_its_age() {
+    let side = Side::new(POLICY);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let talk = async {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let client = tokio::net::TcpStream::connect(address).await.unwrap();
+        let (stream, peer) = listener.accept().await.unwrap();
+        let (_stop, stopped) = tokio::sync::watch::channel(false);
+        let serve = connection::serve(Arc::clone(&side.desk), Duration::from_millis(100));
+        tokio::task::spawn_local(serve(Accepted { stream, peer, stopped }));
+        let (mut send, connection) = h2::client::handshake(client).await.unwrap();
+        let ended = tokio::task::spawn_local(connection);
+        let request = hyper::Request::post("http://x/grpc.health.v1.Health/Check")
+            .header("content-type", "application/grpc")
+            .body(())
+            .unwrap();
+        let (response, mut body) = send.send_request(request, false).unwrap();
+        body.send_data(bytes::Bytes::from_static(&[0; 5]), true).unwrap();
+        assert_eq!(response.await.unwrap().status(), 200);
+        // It ends by itself, though its client would go on.
+        ended.await.unwrap().unwrap();
+        assert!(send.ready().await.is_err());
+    };
+    let talk = async { tokio::time::timeout(Duration::from_secs(20), talk).await.unwrap() };
+    tokio::task::LocalSet::new().block_on(&runtime, talk);
 }
 
 /// A call with everything that may be in one.

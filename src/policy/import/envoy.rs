@@ -364,7 +364,7 @@ impl<'a> Fields<'a> {
 
     fn take(&mut self, name: &str) -> Option<&'a Node> {
         let is = |(key, _): &&(Node, Node)| matches!(&key.value, Value::Text(text) if text == name);
-        let place = self.entries.iter().position(|entry| is(entry))?;
+        let place = self.entries.iter().position(is)?;
         Some(&self.entries.remove(place).1)
     }
 
