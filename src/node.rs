@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use crate::clock::{self, Clock};
 use crate::config::{self, Config};
 use crate::disk::{Directory, DiskError, Home, Identity};
-use crate::doors::{Instance, Loaded, admin, binary, http, resp};
+use crate::doors::{Instance, Loaded, admin, binary, envoy, http, resp};
 use crate::engine::key::Seed;
 use crate::engine::table::{SweepCursor, Table};
 use crate::engine::time::Timestamp;
@@ -156,7 +156,8 @@ pub(crate) fn read_policy(path: &Path) -> io::Result<Vec<(String, String)>> {
     paths.iter().map(|path| Ok((path.display().to_string(), read_text(path)?))).collect()
 }
 
-fn read_text(path: &Path) -> io::Result<String> {
+/// A text that is not longer than a policy may be.
+pub(crate) fn read_text(path: &Path) -> io::Result<String> {
     let bytes = std::fs::metadata(path)?.len();
     if bytes > POLICY_BYTES_MAX {
         let message = format!("it has {bytes} bytes, allowed are {POLICY_BYTES_MAX}");
@@ -269,6 +270,10 @@ async fn serve(
     if let Some((_, address)) = &http {
         more_doors.push_str(&format!(" · http {address}"));
     }
+    let rls = open_rls(config, &instance)?;
+    if let Some((_, address)) = &rls {
+        more_doors.push_str(&format!(" · rls {address}"));
+    }
 
     let keepers = match home {
         None => None,
@@ -291,6 +296,7 @@ async fn serve(
     let binary = tokio::spawn(binary.serve(stopping(stopped)));
     let resp = resp.map(|(door, _)| tokio::spawn(door.serve(stopping(stop_binary.subscribe()))));
     let http = http.map(|(door, _)| tokio::spawn(door.serve(stopping(stop_binary.subscribe()))));
+    let rls = rls.map(|(door, _)| tokio::spawn(door.serve(stopping(stop_binary.subscribe()))));
     let (stop_admin, stopped) = watch::channel(false);
     let admin = tokio::spawn(admin.serve(stopping(stopped)));
     let upkeep = tokio::spawn(upkeep(Arc::clone(&instance), vitals));
@@ -324,7 +330,7 @@ async fn serve(
     let _ = stop_binary.send(true);
     let drained = async {
         let _ = binary.await;
-        for door in [resp, http].into_iter().flatten() {
+        for door in [resp, http, rls].into_iter().flatten() {
             let _ = door.await;
         }
         let _ = stop_admin.send(true);
@@ -387,6 +393,19 @@ fn open_http(
     let (threads, grace) = (config.workers, config.drain_grace);
     let door = http::Listener::open(address, threads, grace, forwarded, instance);
     let door = door.map_err(listen)?;
+    let address = door.address().map_err(listen)?;
+    Ok(Some((door, address)))
+}
+
+/// The door for Envoy and its address, if it is to be open.
+fn open_rls(
+    config: &Config,
+    instance: &Arc<Instance>,
+) -> Result<Option<(envoy::Listener, SocketAddr)>, StartError> {
+    let Some(address) = config.rls else { return Ok(None) };
+    let listen = |source| StartError::Listen { door: "Envoy", address, source };
+    let (threads, grace) = (config.workers, config.drain_grace);
+    let door = envoy::Listener::open(address, threads, grace, instance).map_err(listen)?;
     let address = door.address().map_err(listen)?;
     Ok(Some((door, address)))
 }

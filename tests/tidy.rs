@@ -157,6 +157,7 @@ const CRATES: &[(&str, &[&str])] = &[
             "src/disk/log",
             "src/node/cluster.rs",
             "src/node/cluster",
+            "src/doors/envoy",
         ],
     ),
     ("clap", &["src/cli"]),
@@ -164,10 +165,13 @@ const CRATES: &[(&str, &[&str])] = &[
     ("crossbeam_epoch", &["src/engine/sync.rs"]),
     // Streams, as Raft takes and gives them.
     ("futures_util", &["src/cluster"]),
+    // Below a server of HTTP, which would hide what becomes of streams.
+    ("h2", &["src/doors/envoy"]),
     ("hdrhistogram", &["src/cli", "src/cluster/counts.rs"]),
     // Two doors speak HTTP: one for operators, which is a web service, one for checks, which is bare.
+    // The one for Envoy takes the types of heads.
     ("http_body_util", &["src/doors/http"]),
-    ("hyper", &["src/doors/admin", "src/doors/http"]),
+    ("hyper", &["src/doors/admin", "src/doors/http", "src/doors/envoy"]),
     ("hyper_util", &["src/doors/admin", "src/doors/http"]),
     ("indicatif", &["src/cli"]),
     ("jiff", &["src/policy/moment.rs"]),
@@ -177,9 +181,11 @@ const CRATES: &[(&str, &[&str])] = &[
     ("metrics", &["src/metrics/export.rs"]),
     ("metrics_exporter_prometheus", &["src/metrics/export.rs"]),
     ("openraft", &["src/cluster"]),
+    ("prost", &["src/doors/envoy"]),
     // The kernel's clocks, and its random numbers and priorities, which only who wires a node asks for.
     // And files in ways that `std` does not know.
     ("rustix", &["src/clock/os.rs", "src/disk/files.rs", "src/node.rs", "src/node"]),
+    ("saphyr_parser", &["src/policy/import/yaml.rs"]),
     // Three texts that others write or read: the config file, the doors' JSON, and body templates,
     // which must be JSON and are only looked at. And what peers say to each other.
     ("serde", &["src/config/raw.rs", "src/doors", "src/policy/template.rs", "src/cluster"]),

@@ -73,6 +73,11 @@ enum Action {
         #[arg(long)]
         json: bool,
     },
+    /// Turn the rules of another rate limiter into a policy
+    Import {
+        #[command(subcommand)]
+        from: From,
+    },
     /// Put a policy in force at all nodes of a cluster, at one moment
     ///
     /// Compiles it here first. (A node that decides by itself reads its policy anew when the files
@@ -87,6 +92,21 @@ enum Action {
         node: Node,
         #[command(flatten)]
         key: Key,
+    },
+}
+
+#[derive(Subcommand)]
+enum From {
+    /// Of envoyproxy/ratelimit, from the YAML of one domain
+    ///
+    /// Prints the policy, and on stderr what of the file has no equal or means something else,
+    /// line by line. Exits 0, or 2 if the file is wrong.
+    #[command(after_help = "Examples:
+  tollkeeper policy import envoy ratelimit.yaml > policy.toml")]
+    Envoy {
+        /// The rules
+        #[arg(value_name = "FILE")]
+        path: PathBuf,
     },
 }
 
@@ -108,6 +128,7 @@ impl PolicyCommand {
             Action::Test(sources) => sources.test(),
             Action::Show { path } => show(path),
             Action::Diff { old, new, json } => diff(&old, &new, json),
+            Action::Import { from: From::Envoy { path } } => import_envoy(&path),
             Action::Apply { path, node, key } => apply(&path, &node, &key),
         }
     }
@@ -285,6 +306,32 @@ fn load(path: &Path) -> Result<Policy, Unloaded> {
     })?;
     let sources: Vec<Source<'_>> = files.iter().map(|(name, text)| Source { name, text }).collect();
     compile(&sources)
+}
+
+fn import_envoy(path: &Path) -> ExitCode {
+    let name = path.display();
+    let text = match node::read_text(path) {
+        Ok(text) => text,
+        Err(error) => return fail(&format!("cannot read {name}: {error}")),
+    };
+    let imported = match policy::import::envoy(&text) {
+        Ok(imported) => imported,
+        Err(error) => return fail(&format!("{name}:{error}")),
+    };
+    let mut stderr = io::stderr().lock();
+    for note in &imported.notes {
+        let _ = writeln!(stderr, "{name}:{note}");
+    }
+    print(&imported.policy);
+    // Names too long or too many, and the like: the policy's own errors say it best.
+    match compile(&[Source { name: "the imported policy", text: &imported.policy }]) {
+        Ok(_) => ExitCode::SUCCESS,
+        Err(unloaded) => {
+            drop(stderr);
+            unloaded.tell();
+            ExitCode::from(FAILED)
+        }
+    }
 }
 
 fn apply(path: &Path, node: &Node, key: &Key) -> ExitCode {

@@ -48,6 +48,9 @@ pub(super) struct Serve {
     /// team=X-Team,ip=X-Real-IP [default: X-Forwarded-*, X-Original-*, X-Toll-ATTRIBUTE]
     #[arg(long, value_name = "LIST", env = "TOLLKEEPER_HTTP_HEADERS", value_delimiter = ',')]
     http_headers: Option<Vec<String>>,
+    /// Address of Envoy's rate limit service v3 (gRPC, without TLS), usually port 8081 [default: shut]
+    #[arg(long, value_name = "ADDR", env = "TOLLKEEPER_RLS")]
+    rls: Option<SocketAddr>,
     /// File with a token of 16 characters or more, which changes on the admin address then need;
     /// without one only a loopback address takes changes
     #[arg(long, value_name = "FILE", env = "TOLLKEEPER_ADMIN_TOKEN_FILE")]
@@ -65,10 +68,10 @@ pub(super) struct Serve {
     /// The most counters in memory; a new key beyond gets TABLE_FULL [default: 16777216]
     #[arg(long, value_name = "N", env = "TOLLKEEPER_MAX_KEYS")]
     max_keys: Option<u64>,
-    /// The most connections of the binary protocol, and of --resp and --http each [default: 10000]
+    /// The most connections of the binary protocol, and of --resp, --http and --rls each [default: 10000]
     #[arg(long, value_name = "N", env = "TOLLKEEPER_MAX_CONNECTIONS")]
     max_connections: Option<u64>,
-    /// Threads that serve the binary protocol, and --resp and --http each [default: one for each processor]
+    /// Threads that serve the binary protocol, and --resp, --http and --rls each [default: one for each processor]
     #[arg(long, value_name = "N", env = "TOLLKEEPER_WORKERS")]
     workers: Option<usize>,
     /// Name of the cluster that the node belongs to; its nodes decide as one. Needs --node-id and
@@ -143,6 +146,7 @@ impl Serve {
             http: self.http,
             http_trusted: self.http_trusted.clone(),
             http_headers: self.http_headers.clone(),
+            rls: self.rls,
             admin_token_file: self.admin_token_file.clone(),
             policy: self.policy.clone(),
             data: self.data.clone(),

@@ -33,6 +33,8 @@ pub struct Config {
     pub http_trusted: Vec<String>,
     /// Which header says what of a request to authorize: `what=Header`.
     pub http_headers: Vec<String>,
+    /// Address of Envoy's rate limit service; `None`: it stays shut.
+    pub rls: Option<SocketAddr>,
     /// File with the token that changes on the admin door need.
     pub admin_token_file: Option<PathBuf>,
     /// Policy file, or directory of them; `None` is the built-in example.
@@ -158,6 +160,7 @@ impl Config {
             http: typed.http.or(file.http),
             http_trusted: typed.http_trusted.or(file.http_trusted).unwrap_or_default(),
             http_headers: typed.http_headers.or(file.http_headers).unwrap_or_default(),
+            rls: typed.rls.or(file.rls),
             admin_token_file: typed.admin_token_file.or(file.admin_token_file),
             policy: typed.policy.or(file.policy),
             data,
@@ -187,12 +190,14 @@ mod tests {
     #[test]
     fn doors_are_shut_unless_they_have_an_address() {
         let config = Config::resolve(Raw::default(), Raw::default()).unwrap();
-        assert_eq!((config.resp, config.http, config.http_trusted.len()), (None, None, 0));
-        let text = "resp = \"127.0.0.1:6379\"\nhttp = \"[::1]:7443\"\n\
+        assert_eq!((config.resp, config.http, config.rls), (None, None, None));
+        assert_eq!(config.http_trusted.len(), 0);
+        let text = "resp = \"127.0.0.1:6379\"\nhttp = \"[::1]:7443\"\nrls = \"[::1]:8081\"\n\
                     http_trusted = [\"10.0.0.0/8\"]\nhttp_headers = [\"team=X-Team\"]\n";
         let config = Config::resolve(Raw::default(), Raw::parse("f.toml", text).unwrap()).unwrap();
         assert_eq!(config.resp.map(|address| address.port()), Some(6379));
         assert_eq!(config.http.map(|address| address.port()), Some(7443));
+        assert_eq!(config.rls.map(|address| address.port()), Some(8081));
         assert_eq!(config.http_trusted, ["10.0.0.0/8"]);
         assert_eq!(config.http_headers, ["team=X-Team"]);
     }

@@ -27,6 +27,8 @@ pub struct Raw {
     pub http_trusted: Option<Vec<String>>,
     /// Which header says what, as `what=Header`.
     pub http_headers: Option<Vec<String>>,
+    /// Address of Envoy's rate limit service.
+    pub rls: Option<SocketAddr>,
     /// File with the token that changes on the admin door need.
     pub admin_token_file: Option<PathBuf>,
     /// Policy file or directory.

@@ -17,7 +17,9 @@ use crate::engine::quota::QuotaError;
 use crate::engine::table::{Pinned, Stamp};
 use crate::engine::time::{Nanos, Now};
 use crate::metrics::cells::{self, Protocol};
-use crate::policy::{Handle, Rendered, Request, ResolveError, Resolved, Unavailable};
+use crate::policy::{
+    Handle, Part, Rendered, Request, ResolveError, Resolved, RuleEffect, Unavailable,
+};
 
 use super::{Answered, Consensus, Desk, Instance, Intent, Loaded, Problem};
 
@@ -72,6 +74,10 @@ pub struct Batch {
     /// Where each value lies.
     values: Vec<Option<Range<usize>>>,
     costs: Vec<u64>,
+    /// Limits that callers picked, by their index in the handle.
+    named: Vec<u16>,
+    /// Requests that are checked together.
+    parts: Vec<AskedPart>,
     /// Charges of inline items.
     charges: Vec<Charge>,
     /// For each reading of a handle's item the index of its limit there.
@@ -85,10 +91,28 @@ struct Item {
 }
 
 enum Ask {
-    Check { request: Asked, intent: Intent },
-    Inline { charges: Range<usize>, intent: Intent },
-    Amend { request: Asked, limit: Option<u16>, amend: Amend },
-    AmendInline { charge: usize, amend: Amend },
+    Check {
+        request: Asked,
+        intent: Intent,
+    },
+    /// Requests of one handle, by their places in the batch.
+    Together {
+        parts: Range<usize>,
+        intent: Intent,
+    },
+    Inline {
+        charges: Range<usize>,
+        intent: Intent,
+    },
+    Amend {
+        request: Asked,
+        limit: Option<u16>,
+        amend: Amend,
+    },
+    AmendInline {
+        charge: usize,
+        amend: Amend,
+    },
     Release(PermitId),
     Renew(PermitId, Option<Nanos>),
 }
@@ -99,6 +123,33 @@ struct Asked {
     handle: u32,
     values: Range<usize>,
     costs: Range<usize>,
+    /// On which limits; `None`: on those that apply.
+    named: Option<Range<usize>>,
+}
+
+/// One of the requests of a check.
+struct AskedPart {
+    request: Asked,
+    /// What it came down to, once it is resolved: its charges' place among those of the check.
+    resolved: Option<Result<(Resolved, usize), ResolveError>>,
+}
+
+/// What became of one of the requests of a check.
+#[derive(Clone, Copy, Debug)]
+pub enum PartOutcome<'a> {
+    /// These limits were looked at; none if a rule answered, or if none knows the request.
+    Decided {
+        /// Their counters.
+        readings: &'a [Reading],
+        /// For each reading the index of its limit in the handle.
+        limits: &'a [u16],
+        /// What a rule made of it, if one did.
+        rule: Option<RuleEffect>,
+    },
+    /// It does not fit the policy, and `when_unavailable` answered.
+    Unresolved(&'a ResolveError),
+    /// No decision was made.
+    Undecided,
 }
 
 /// An outcome, by places in the batch.
@@ -159,6 +210,8 @@ impl Batch {
             bytes: Vec::new(),
             values: Vec::new(),
             costs: Vec::new(),
+            named: Vec::new(),
+            parts: Vec::new(),
             charges: Vec::new(),
             limits: Vec::new(),
             readings: Vec::new(),
@@ -184,6 +237,25 @@ impl Batch {
     pub fn check(&mut self, handle: &Handle, request: &Request<'_>, intent: Intent) -> usize {
         let request = self.own(handle, request);
         self.push(Ask::Check { request, intent })
+    }
+
+    /// Asks for several requests of one handle as one check: all of them pass and are charged, or
+    /// none. One whose values do not fit the policy passes or denies as its limits'
+    /// `when_unavailable` says, and takes nothing from the others. Returns the item's index.
+    pub fn check_together(&mut self, handle: &Handle, parts: &[Part<'_>], intent: Intent) -> usize {
+        let from = self.parts.len();
+        for part in parts {
+            let request = self.own_named(handle, &part.request, part.limits);
+            self.parts.push(AskedPart { request, resolved: None });
+        }
+        self.push(Ask::Together { parts: from..self.parts.len(), intent })
+    }
+
+    /// Amends the counters of some limits of a request, as [`Batch::check_together`] picks them.
+    /// Returns the item's index.
+    pub fn amend_part(&mut self, handle: &Handle, part: &Part<'_>, amend: Amend) -> usize {
+        let request = self.own_named(handle, &part.request, part.limits);
+        self.push(Ask::Amend { request, limit: None, amend })
     }
 
     /// Asks for a request of inline limits. Returns the item's index.
@@ -241,7 +313,21 @@ impl Batch {
             handle: handle.number(),
             values: values_from..self.values.len(),
             costs: costs_from..self.costs.len(),
+            named: None,
         }
+    }
+
+    fn own_named(
+        &mut self,
+        handle: &Handle,
+        request: &Request<'_>,
+        limits: Option<&[u16]>,
+    ) -> Asked {
+        let named = limits.map(|limits| {
+            self.named.extend_from_slice(limits);
+            self.named.len() - limits.len()..self.named.len()
+        });
+        Asked { named, ..self.own(handle, request) }
     }
 
     /// Decides all items, in their order and at one moment.
@@ -346,7 +432,7 @@ impl Batch {
 
     /// The first pass: an item's charges, and their counters on the way.
     fn resolve(
-        &self,
+        &mut self,
         index: usize,
         desk: &mut Desk,
         loaded: &Loaded,
@@ -354,6 +440,10 @@ impl Batch {
     ) -> Result<Place, Unresolved> {
         let asked = match &self.items[index].ask {
             Ask::Check { request, .. } | Ask::Amend { request, .. } => request,
+            Ask::Together { parts, .. } => {
+                let parts = parts.clone();
+                return self.resolve_together(parts, desk, loaded, pinned);
+            }
             Ask::Inline { charges, .. } => {
                 let from = desk.charges.len();
                 desk.charges.extend_from_slice(&self.charges[charges.clone()]);
@@ -370,10 +460,68 @@ impl Batch {
         };
         // A handle of the policy that this batch was made under: it is there.
         let Some(handle) = loaded.policy.handle(asked.handle) else { return Ok(Place::Nowhere) };
-        let resolved =
-            self.with_request(asked, |request| desk.resolve(loaded, pinned, handle, request));
+        let resolved = self.resolve_asked(asked, handle, desk, loaded, pinned);
         let api = handle.api_number();
         resolved.map(Place::Handle).map_err(|error| Unresolved { api, error })
+    }
+
+    fn resolve_asked(
+        &self,
+        asked: &Asked,
+        handle: &Handle,
+        desk: &mut Desk,
+        loaded: &Loaded,
+        pinned: &Pinned<'_>,
+    ) -> Result<Resolved, ResolveError> {
+        self.with_request(asked, |request| match asked.named.clone() {
+            None => desk.resolve(loaded, pinned, handle, request),
+            Some(named) => desk.resolve_named(loaded, pinned, handle, &self.named[named], request),
+        })
+    }
+
+    /// Resolves requests one after the other, so that their charges lie side by side.
+    fn resolve_together(
+        &mut self,
+        parts: Range<usize>,
+        desk: &mut Desk,
+        loaded: &Loaded,
+        pinned: &Pinned<'_>,
+    ) -> Result<Place, Unresolved> {
+        let number = self.parts[parts.start..parts.end].first().map(|part| part.request.handle);
+        let Some(handle) = number.and_then(|number| loaded.policy.handle(number)) else {
+            return Ok(Place::Nowhere);
+        };
+        let (from, api) = (desk.charges.len(), handle.api_number());
+        let (mut denied, mut passed) = (None, None);
+        for index in parts.clone() {
+            let asked = &self.parts[index].request;
+            let resolved = self.resolve_asked(asked, handle, desk, loaded, pinned);
+            if let Err(error) = resolved {
+                match error {
+                    ResolveError::BadAttribute { when_unavailable: Unavailable::Allow, .. } => {
+                        passed = passed.or(Some(error));
+                    }
+                    _ => denied = denied.or(Some(error)),
+                }
+            }
+            let resolved = resolved.map(|resolved| (resolved, resolved.charges().start - from));
+            self.parts[index].resolved = Some(resolved);
+        }
+        if let Some(error) = denied {
+            return Err(Unresolved { api, error });
+        }
+        let resolved = self.parts[parts].iter().filter_map(|part| part.resolved.as_ref());
+        let joined = handle.join(resolved.filter_map(|part| Some(part.as_ref().ok()?.0)));
+        match (joined, passed) {
+            (Some(resolved), None) => Ok(Place::Handle(resolved)),
+            (Some(resolved), Some(_)) => {
+                // Some of it is let pass, which is to be seen, whatever becomes of the rest.
+                desk.cells.check(api, cells::Outcome::Unavailable);
+                Ok(Place::Handle(resolved))
+            }
+            (None, Some(error)) => Err(Unresolved { api, error }),
+            (None, None) => Ok(Place::Nowhere),
+        }
     }
 
     /// What becomes of an item whose request does not fit the policy.
@@ -387,11 +535,18 @@ impl Batch {
                 (cells::Outcome::Error, Unavailable::Deny)
             }
         };
-        if matches!(self.items[index].ask, Ask::Check { intent: Intent::Charge, .. }) {
+        let charges = matches!(
+            self.items[index].ask,
+            Ask::Check { intent: Intent::Charge, .. }
+                | Ask::Together { intent: Intent::Charge, .. }
+        );
+        if charges {
             desk.cells.check(api, outcome);
         }
         match (&self.items[index].ask, when_unavailable) {
-            (Ask::Check { .. }, Unavailable::Allow) => Settled::FailedOpen(Problem::Resolve(error)),
+            (Ask::Check { .. } | Ask::Together { .. }, Unavailable::Allow) => {
+                Settled::FailedOpen(Problem::Resolve(error))
+            }
             _ => Settled::Failed(Problem::Resolve(error)),
         }
     }
@@ -407,11 +562,13 @@ impl Batch {
         stamp: &mut Stamp<F>,
     ) -> Settled {
         match (&self.items[index].ask, place) {
-            (Ask::Check { request, intent }, Place::Handle(resolved)) => {
+            (Ask::Check { .. } | Ask::Together { .. }, Place::Handle(resolved)) => {
+                let Some((request, intent)) = self.shown(index, None) else {
+                    return Settled::Pending;
+                };
                 let Some(handle) = loaded.policy.handle(request.handle) else {
                     return Settled::Pending;
                 };
-                let (asked, intent) = (request.clone(), *intent);
                 let api = handle.api_number();
                 match desk.decide(pinned, api, handle, &resolved, intent, stamp) {
                     Ok(Answered::Decided(decision)) => {
@@ -419,7 +576,9 @@ impl Batch {
                             && let Some(limit) = desk.denial_due(&resolved, &decision)
                         {
                             let version = loaded.policy.version();
-                            self.with_request(&asked, |request| {
+                            let shown = self.shown(index, decision.binding);
+                            let asked = shown.map_or(request, |(asked, _)| asked);
+                            self.with_request(asked, |request| {
                                 desk.instance.journal.denied(handle, limit, version, request);
                             });
                         }
@@ -460,6 +619,51 @@ impl Batch {
             },
             _ => Settled::Pending,
         }
+    }
+
+    /// The request that an item's answer shows: of several the one whose charge binds, by its place
+    /// among those of the check.
+    fn shown(&self, index: usize, binding: Option<usize>) -> Option<(&Asked, Intent)> {
+        match &self.items.get(index)?.ask {
+            Ask::Check { request, intent } => Some((request, *intent)),
+            Ask::Together { parts, intent } => {
+                let parts = &self.parts[parts.clone()];
+                let binds = |part: &&AskedPart| match (&part.resolved, binding) {
+                    (Some(Ok((resolved, from))), Some(binding)) => {
+                        (*from..from + resolved.charges().len()).contains(&binding)
+                    }
+                    _ => false,
+                };
+                let part = parts.iter().find(binds).or(parts.first())?;
+                Some((&part.request, *intent))
+            }
+            _ => None,
+        }
+    }
+
+    /// What became of a request of [`Batch::check_together`], by its place in it.
+    pub fn part(&self, index: usize, part: usize) -> PartOutcome<'_> {
+        let Some(Item { ask: Ask::Together { parts, .. }, outcome }) = self.items.get(index) else {
+            return PartOutcome::Undecided;
+        };
+        let resolved = self.parts[parts.clone()].get(part).and_then(|part| part.resolved.as_ref());
+        let (resolved, from) = match resolved {
+            Some(Ok(resolved)) => resolved,
+            Some(Err(error)) => return PartOutcome::Unresolved(error),
+            None => return PartOutcome::Undecided,
+        };
+        let Settled::Decided { resolved: Some(all), limits, readings, .. } = outcome else {
+            return PartOutcome::Undecided;
+        };
+        let rule = resolved.rule.and_then(|rule| {
+            let handle = self.handle(index)?;
+            Some(handle.rules().get(usize::from(rule))?.effect)
+        });
+        // A rule that denied the whole check leaves no readings.
+        let count = if all.rule.is_some() { 0 } else { resolved.charges().len() };
+        let limits = self.limits.get(limits + from..limits + from + count).unwrap_or_default();
+        let readings = self.readings[readings.clone()].get(*from..from + count).unwrap_or_default();
+        PartOutcome::Decided { readings, limits, rule }
     }
 
     fn decided(&mut self, desk: &Desk, resolved: Option<Resolved>, decision: Decision) -> Settled {
@@ -508,6 +712,10 @@ impl Batch {
             Ask::Check { request, .. } | Ask::Amend { request, .. } => {
                 self.loaded.policy.handle(request.handle)
             }
+            Ask::Together { parts, .. } => {
+                let part = self.parts.get(parts.start)?;
+                self.loaded.policy.handle(part.request.handle)
+            }
             _ => None,
         }
     }
@@ -515,9 +723,12 @@ impl Batch {
     /// Writes the answer to a check of a handle in HTTP's terms. `None`: the item is no such check,
     /// or is not decided.
     pub fn render(&self, index: usize, out: &mut Rendered) -> Option<()> {
-        let Item { ask: Ask::Check { request, .. }, outcome } = self.items.get(index)? else {
-            return None;
+        let outcome = &self.items.get(index)?.outcome;
+        let binding = match outcome {
+            Settled::Decided { decision, .. } => decision.binding,
+            _ => None,
         };
+        let (request, _) = self.shown(index, binding)?;
         let handle = self.loaded.policy.handle(request.handle)?;
         match outcome {
             Settled::Decided { resolved: Some(resolved), decision, limits, readings } => {

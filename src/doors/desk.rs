@@ -222,6 +222,27 @@ impl Desk {
         Ok(resolved)
     }
 
+    /// As [`Desk::resolve`], on some limits only: see [`Handle::resolve_named`].
+    ///
+    /// # Errors
+    /// See [`ResolveError`].
+    pub fn resolve_named(
+        &mut self,
+        loaded: &Loaded,
+        pinned: &Pinned<'_>,
+        handle: &Handle,
+        named: &[u16],
+        request: &Request<'_>,
+    ) -> Result<Resolved, ResolveError> {
+        let context = loaded.context(self.moment(loaded, handle));
+        let Self { scratch, charges, limits, .. } = self;
+        let resolved = handle.resolve_named(named, request, &context, scratch, charges, limits)?;
+        for charge in &self.charges[resolved.charges()] {
+            pinned.prefetch(charge.key);
+        }
+        Ok(resolved)
+    }
+
     /// The moment for limits that follow a calendar, and for overrides that end. A charge knows the
     /// window of this moment and the one after it, so the check itself may come later.
     #[inline]

@@ -9,6 +9,8 @@ pub mod resp;
 
 pub mod http;
 
+pub mod envoy;
+
 mod threads;
 
 mod desk;
@@ -52,7 +54,7 @@ use crate::policy::{Policy, RunOut};
 use report::SnapshotReport;
 
 pub(crate) use batch::TRIES_MAX;
-pub use batch::{Batch, Outcome, SharedDesk};
+pub use batch::{Batch, Outcome, PartOutcome, SharedDesk};
 pub use changes::{Batch as ChangeBatch, Changes, Full, Kept, NotKept, Turn};
 pub use control::{Control, Failure, InForce, Loaded, Reloads, Standing};
 pub use desk::{Answered, Desk, Intent, Problem};
@@ -94,6 +96,8 @@ pub struct Instance {
     pub resp_connections: Arc<Connections>,
     /// Open connections of the HTTP door.
     pub http_connections: Arc<Connections>,
+    /// Open connections of the door for Envoy.
+    pub envoy_connections: Arc<Connections>,
     /// Who decides, where this node does not by itself; set once, before any door opens.
     pub consensus: OnceLock<ConsensusHandle>,
     /// What operators ask of the cluster; set once, where there is one.
@@ -219,6 +223,7 @@ impl Instance {
             connections: Connections::new(connections_max),
             resp_connections: Connections::new(connections_max),
             http_connections: Connections::new(connections_max),
+            envoy_connections: Connections::new(connections_max),
             consensus: OnceLock::new(),
             steering: OnceLock::new(),
             snapshots: OnceLock::new(),

@@ -93,11 +93,13 @@ pub enum Protocol {
     Resp,
     /// The HTTP door.
     Http,
+    /// Envoy's rate limit service.
+    Envoy,
 }
 
 impl Protocol {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Binary, Self::Admin, Self::Resp, Self::Http];
+    pub const ALL: [Self; 5] = [Self::Binary, Self::Admin, Self::Resp, Self::Http, Self::Envoy];
 
     /// The value of the metric's label.
     pub const fn name(self) -> &'static str {
@@ -106,6 +108,7 @@ impl Protocol {
             Self::Admin => "admin",
             Self::Resp => "resp",
             Self::Http => "http",
+            Self::Envoy => "envoy",
         }
     }
 }

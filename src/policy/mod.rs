@@ -70,6 +70,8 @@ mod diff;
 
 mod numbers;
 
+pub mod import;
+
 #[cfg(test)]
 mod examples;
 
@@ -83,8 +85,9 @@ pub use explain::{Explained, Explanation, Taken, Use, moment_of, moment_text};
 pub use handle::{Handle, Limit, Mode, One, Rule, RuleEffect, Slot, SlotUse, Unavailable};
 pub use numbers::{Numbered, Numbers, RunOut};
 pub use overrides::{Override, OverrideRecord, OverrideText, Overrides};
-pub use resolve::{Context, Found, Request, ResolveError, Resolved, Scratch};
+pub use resolve::{Context, Found, Part, Request, ResolveError, Resolved, Scratch};
 pub use script::{Failure, Test, TestOutcome, TestReport, render_report};
+pub(crate) use structured::window_secs;
 pub use subject::{Account, Identities, Identity, TooMany};
 
 use crate::engine::command::LimitId;

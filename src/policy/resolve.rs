@@ -12,7 +12,7 @@ use crate::engine::time::UtcTime;
 
 use super::calendar::{CalendarCache, NoWindow};
 use super::facts::Facts;
-use super::handle::{Handle, Limit, Mode, Unavailable};
+use super::handle::{Handle, Limit, Mode, RuleEffect, Unavailable};
 use super::key::{self, Bad};
 use super::maxima::{PATH_BYTES_MAX, VALUE_BYTES_MAX};
 use super::overrides::Overrides;
@@ -33,6 +33,16 @@ impl<'a> Request<'a> {
     pub(super) fn value(&self, slot: u16) -> Option<&'a [u8]> {
         self.values.get(usize::from(slot)).copied().flatten()
     }
+}
+
+/// A request that is checked together with others of its handle.
+#[derive(Clone, Copy, Debug)]
+pub struct Part<'a> {
+    /// The request.
+    pub request: Request<'a>,
+    /// On which limits, by their indexes in [`Handle::limits`], whatever else would apply; `None`:
+    /// on all that do.
+    pub limits: Option<&'a [u16]>,
 }
 
 /// What a request is resolved by beside the policy.
@@ -261,6 +271,81 @@ impl Handle {
             limits.push(index as u16);
         }
         Ok(())
+    }
+
+    /// Appends the charges of a request on some limits only, by their indexes in
+    /// [`Handle::limits`], whatever else would apply and whichever requests these are for: the
+    /// caller has picked them. The rules still come first. Method and path may both be missing.
+    ///
+    /// # Errors
+    /// See [`ResolveError`]; nothing is appended then.
+    pub fn resolve_named(
+        &self,
+        named: &[u16],
+        request: &Request<'_>,
+        context: &Context<'_>,
+        scratch: &mut Scratch,
+        charges: &mut Vec<Charge>,
+        limits: &mut Vec<u16>,
+    ) -> Result<Resolved, ResolveError> {
+        let (charges_at, limits_at) = (charges.len(), limits.len());
+        let Scratch { path, matched, calendars } = scratch;
+        let is_routed = (0..2).any(|slot| request.value(slot).is_some());
+        let facts = match is_routed {
+            true => self.facts(request, context, path, matched)?,
+            false => self.subject_facts(request, context),
+        };
+        let rule = self.rule_for(&facts);
+        let of = if rule.is_some() { &[] } else { named };
+        for (index, limit) in of.iter().filter_map(|at| Some((at, self.limits.get(*at as usize)?)))
+        {
+            let error = match limit.charge(&facts, context, calendars) {
+                Ok(Some(charge)) => {
+                    charges.push(charge);
+                    limits.push(*index);
+                    continue;
+                }
+                Ok(None) => continue,
+                Err(Wrong::Value(bad)) if limit.lets_pass(bad.1) => continue,
+                Err(Wrong::Value((slot, found))) => {
+                    let when_unavailable = limit.when_unavailable;
+                    ResolveError::BadAttribute {
+                        limit: Some(*index),
+                        slot,
+                        found,
+                        when_unavailable,
+                    }
+                }
+                Err(Wrong::Cost(found)) => ResolveError::CostTooLarge { limit: *index, found },
+            };
+            charges.truncate(charges_at);
+            limits.truncate(limits_at);
+            return Err(error);
+        }
+        let count = charges.len() - charges_at;
+        Ok(Resolved { charges_at, limits_at, count, unmatched: false, rule, tier: facts.tier })
+    }
+
+    /// Several requests of this handle as one check, whose charges were appended one after the
+    /// other. A rule that denies any of them answers for all; one that lets a request pass takes
+    /// nothing from the others.
+    pub fn join(&self, parts: impl IntoIterator<Item = Resolved>) -> Option<Resolved> {
+        let denies = |rule: u16| {
+            let rule = self.rules.get(usize::from(rule));
+            rule.is_some_and(|rule| rule.effect == RuleEffect::Deny)
+        };
+        parts.into_iter().reduce(|all, part| Resolved {
+            charges_at: all.charges_at,
+            limits_at: all.limits_at,
+            count: all.count + part.count,
+            unmatched: all.unmatched && part.unmatched,
+            rule: match (all.rule, part.rule) {
+                (Some(rule), _) | (_, Some(rule)) if denies(rule) => Some(rule),
+                (Some(rule), Some(_)) => Some(rule),
+                _ => None,
+            },
+            tier: all.tier.or(part.tier),
+        })
     }
 
     /// What to make of a limit that lacks a value of the request: nothing if it lets such requests

@@ -76,7 +76,7 @@ fn write_name(limit: &Limit, out: &mut impl Write) -> fmt::Result {
 
 /// The seconds in which the whole quota returns, rounded up: of a bucket from empty to full, of a
 /// month of the calendar those of 30 days.
-fn window_secs(quota: &Quota) -> Option<u64> {
+pub(crate) fn window_secs(quota: &Quota) -> Option<u64> {
     match quota {
         Quota::Bucket(bucket) => {
             let empty = quota.charged(Fill::Bucket { backlog: 0 }, bucket.burst());

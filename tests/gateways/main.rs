@@ -8,6 +8,8 @@
 
 #![allow(clippy::print_stdout)]
 
+mod envoy;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -48,11 +50,15 @@ impl Response {
 }
 
 fn request(address: SocketAddr, team: &str) -> std::io::Result<Response> {
+    ask(address, "POST", "/v1/images?size=1", &format!("Host: api.example\r\nX-Team: {team}\r\n"))
+}
+
+/// One request with these headers.
+fn ask(address: SocketAddr, method: &str, path: &str, headers: &str) -> std::io::Result<Response> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     let text = format!(
-        "POST /v1/images?size=1 HTTP/1.1\r\nHost: api.example\r\nX-Team: {team}\r\n\
-         Content-Length: 0\r\nConnection: close\r\n\r\n"
+        "{method} {path} HTTP/1.1\r\n{headers}Content-Length: 0\r\nConnection: close\r\n\r\n"
     );
     // In one piece: the second of two small ones would wait for the first one's acknowledgement.
     stream.write_all(text.as_bytes())?;
@@ -118,13 +124,14 @@ struct Daemon {
     _stdout: BufReader<std::process::ChildStdout>,
     binary: SocketAddr,
     http: SocketAddr,
+    rls: SocketAddr,
 }
 
 fn daemon(policy: &str) -> Daemon {
     let mut child = Command::new(DAEMON)
         .args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
         .args(["--http", "127.0.0.1:0", "--http-trusted", "127.0.0.1"])
-        .args(["--http-headers", "team=X-Team", "--policy", policy])
+        .args(["--http-headers", "team=X-Team", "--rls", "127.0.0.1:0", "--policy", policy])
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
@@ -136,8 +143,8 @@ fn daemon(policy: &str) -> Daemon {
         let rest = ready.split_once(word).unwrap().1;
         rest.split_whitespace().next().unwrap().parse().unwrap()
     };
-    let (binary, http) = (address(" binary "), address(" · http "));
-    Daemon { process: Running(child), _stdout: stdout, binary, http }
+    let (binary, http, rls) = (address(" binary "), address(" · http "), address(" · rls "));
+    Daemon { process: Running(child), _stdout: stdout, binary, http, rls }
 }
 
 fn find(program: &str) -> Option<PathBuf> {
@@ -162,6 +169,8 @@ struct Gateway {
     heeds_rule: bool,
     /// What a client is answered then by the rule "allow".
     when_dead: u16,
+    /// What else it does, once that was as it should be.
+    also_try: Option<fn(&Gateway, &Path)>,
 }
 
 /// A gateway that serves.
@@ -178,6 +187,17 @@ fn logged(folder: &Path) -> String {
 
 /// Starts a gateway with its example config, and waits until it serves.
 fn front(gateway: &Gateway, program: &Path, daemon: &Daemon, upstream: SocketAddr) -> Front {
+    front_with(gateway, program, daemon, upstream, &[])
+}
+
+/// As [`front`], with changes to the config.
+fn front_with(
+    gateway: &Gateway,
+    program: &Path,
+    daemon: &Daemon,
+    upstream: SocketAddr,
+    changes: &[(&str, &str)],
+) -> Front {
     let address = free_address();
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!(
         "gateway-{}-{}",
@@ -193,9 +213,13 @@ fn front(gateway: &Gateway, program: &Path, daemon: &Daemon, upstream: SocketAdd
         // The examples' addresses are what a reader would have; ours are those that are free.
         let text = text
             .replace(":8080", &format!(":{}", address.port()))
+            .replace("port_value: 8080", &format!("port_value: {}", address.port()))
+            .replace("port_value: 8081", &format!("port_value: {}", daemon.rls.port()))
+            .replace("port_value: 9000", &format!("port_value: {}", upstream.port()))
             .replace("127.0.0.1:9000", &upstream.to_string())
             .replace("127.0.0.1:7443", &daemon.http.to_string())
             .replace("port = 7440", &format!("port = {}", daemon.binary.port()));
+        let text = changes.iter().fold(text, |text, (old, new)| text.replace(old, new));
         std::fs::write(folder.join(file.file_name().unwrap()), text).unwrap();
     }
     let log = std::fs::File::create(folder.join("log")).unwrap();
@@ -275,6 +299,9 @@ fn try_out(gateway: &Gateway) -> Option<String> {
     assert_eq!(response.status, gateway.when_dead, "{response:?} {}", logged());
     drop(process);
     println!("{}: {} requests in {took:?}", gateway.folder, 121 + spare);
+    if let Some(also_try) = gateway.also_try {
+        also_try(gateway, &program);
+    }
     if gateway.heeds_rule {
         deny_when_dead(gateway, &program, upstream, &folder);
     }
@@ -304,7 +331,18 @@ fn deny_when_dead(gateway: &Gateway, program: &Path, upstream: SocketAddr, folde
 const NGINX: &[&str] =
     &["-p", "DIR", "-c", "DIR/nginx.conf", "-e", "DIR/error.log", "-g", "daemon off;"];
 
-const GATEWAYS: [Gateway; 5] = [
+const GATEWAYS: [Gateway; 6] = [
+    Gateway {
+        folder: "envoy",
+        program: "envoy",
+        needs: &[],
+        arguments: &["-c", "envoy.yaml", "--use-dynamic-base-id", "--log-level", "warning"],
+        also: &[],
+        tells_allowed: true,
+        heeds_rule: false,
+        when_dead: 200,
+        also_try: Some(envoy::try_out),
+    },
     Gateway {
         folder: "nginx-lua",
         program: "nginx",
@@ -314,6 +352,7 @@ const GATEWAYS: [Gateway; 5] = [
         tells_allowed: true,
         heeds_rule: true,
         when_dead: 200,
+        also_try: None,
     },
     Gateway {
         folder: "nginx-njs",
@@ -324,6 +363,7 @@ const GATEWAYS: [Gateway; 5] = [
         tells_allowed: true,
         heeds_rule: false,
         when_dead: 200,
+        also_try: None,
     },
     Gateway {
         folder: "haproxy",
@@ -334,6 +374,7 @@ const GATEWAYS: [Gateway; 5] = [
         tells_allowed: true,
         heeds_rule: true,
         when_dead: 200,
+        also_try: None,
     },
     Gateway {
         folder: "caddy",
@@ -344,6 +385,7 @@ const GATEWAYS: [Gateway; 5] = [
         tells_allowed: true,
         heeds_rule: false,
         when_dead: 200,
+        also_try: None,
     },
     // It denies what it cannot ask about, whatever the policy says.
     Gateway {
@@ -355,6 +397,7 @@ const GATEWAYS: [Gateway; 5] = [
         tells_allowed: false,
         heeds_rule: false,
         when_dead: 500,
+        also_try: None,
     },
 ];
 

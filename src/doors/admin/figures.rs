@@ -107,6 +107,7 @@ fn of_protocol(instance: &Instance, vitals: &Vitals, protocol: Protocol) -> Prot
         Protocol::Admin => (vitals.connections.load(Ordering::Relaxed), CONNECTIONS_MAX as u64),
         Protocol::Resp => (instance.resp_connections.open(), instance.resp_connections.max),
         Protocol::Http => (instance.http_connections.open(), instance.http_connections.max),
+        Protocol::Envoy => (instance.envoy_connections.open(), instance.envoy_connections.max),
     };
     ProtocolFigures {
         protocol: protocol.name(),

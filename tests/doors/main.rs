@@ -1,11 +1,13 @@
-//! The doors for Redis clients and HTTP over real sockets: `openapi.json` is what the server does,
-//! and clients that are broken, slow or ill-willed get a clear error or a closed connection, while
+//! The doors for Redis clients, HTTP and Envoy over real sockets: `openapi.json` is what the server
+//! does, and clients that are broken, slow or ill-willed get a clear error or a closed connection, while
 //! memory stays bounded and others are served.
 //!
 //! Ignored tests wait for deadlines of ten seconds.
 
 // The figures are what some of these tests are for.
 #![allow(clippy::print_stdout)]
+
+mod rls;
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -22,14 +24,20 @@ struct Daemon {
     admin: SocketAddr,
     resp: SocketAddr,
     http: SocketAddr,
+    rls: SocketAddr,
 }
 
 impl Daemon {
     fn start(arguments: &[&str]) -> Self {
         let policy = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/policies/media.toml");
+        Self::with_policy(policy, arguments)
+    }
+
+    fn with_policy(policy: &str, arguments: &[&str]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_tollkeeper"))
             .args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--workers", "1"])
             .args(["--resp", "127.0.0.1:0", "--http", "127.0.0.1:0", "--policy", policy])
+            .args(["--rls", "127.0.0.1:0"])
             .args(arguments)
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -42,7 +50,8 @@ impl Daemon {
             rest.split_whitespace().next().unwrap().parse().unwrap()
         };
         let (admin, resp, http) = (after("admin http://"), after(" · resp "), after(" · http "));
-        Self { child, admin, resp, http }
+        let rls = after(" · rls ");
+        Self { child, admin, resp, http, rls }
     }
 
     fn resident(&self) -> u64 {
@@ -183,7 +192,8 @@ fn validate(page: &Value, schema: &Value, value: &Value, at: &str) -> Result<(),
 
 #[test]
 fn the_openapi_page_is_what_the_server_does() {
-    let page: Value = serde_json::from_str(include_str!("../src/doors/http/openapi.json")).unwrap();
+    let page: Value =
+        serde_json::from_str(include_str!("../../src/doors/http/openapi.json")).unwrap();
     let daemon = Daemon::start(&["--http-trusted", "127.0.0.1"]);
     let note = |seen: &mut BTreeSet<String>, path: &str, status: u16, body: &str| {
         let responses = &page["paths"][path]["post"]["responses"];
