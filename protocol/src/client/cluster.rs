@@ -299,7 +299,7 @@ impl<'c> Tries<'c> {
             return Some(Err(error));
         }
         self.round += 1;
-        if self.round % self.inner.nodes.len() == 0 {
+        if self.round.is_multiple_of(self.inner.nodes.len()) {
             // All of them failed.
             sleep(self.pause).await;
             self.pause *= 2;

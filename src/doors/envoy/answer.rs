@@ -116,6 +116,7 @@ fn describe(problem: &Problem, handle: &Handle) -> String {
         Problem::Resolve(error) => error.describe(handle).to_string(),
         Problem::Refused(refusal) => refusal.to_string(),
         Problem::Undecided(undecided) => undecided.describe().to_owned(),
+        Problem::BadId(error) => error.to_string(),
     }
 }
 
