@@ -559,6 +559,7 @@ fn faked(how: &[(&str, &str)]) -> Vec<(String, String)> {
 /// two minutes; cluster time goes on, and a node that runs true leads from then on.
 #[test]
 #[ignore = "needs Debian's package faketime, and a minute"]
+#[allow(clippy::print_stdout, reason = "a figure")]
 fn a_leader_whose_clock_runs_fast_loses_the_lead() {
     let mut fleet = Fleet::plan("chaos-fast", &policy(), NODES);
     fleet.environment[0] = faked(&[("FAKETIME", "+0 x1.05")]);

@@ -1,5 +1,8 @@
 //! Three real nodes, and what is promised of them together.
 
+// The figures are what some of these tests are for.
+#![allow(clippy::print_stdout)]
+
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
