@@ -74,7 +74,7 @@ impl Op {
     #[inline]
     pub const fn flags_allowed(self) -> Flags {
         const CHECK: Flags = Flags::NUMBERS.union(Flags::DEADLINE);
-        const CHARGE: Flags = Flags::REQUEST_ID.union(Flags::TIED);
+        const CHARGE: Flags = Flags::REQUEST_ID.union(Flags::TIED).union(Flags::NO_FORWARD);
         const CHANGE: Flags = Flags::REQUEST_ID.union(Flags::NO_REPLY);
         match self {
             Self::CHECK => CHECK.union(CHARGE).union(Flags::RENDERED),
@@ -143,6 +143,8 @@ impl Flags {
     pub const LEASED: Self = Self(1 << 5);
     /// Request: permits that this check is granted go back when the connection closes.
     pub const TIED: Self = Self(1 << 6);
+    /// Request: a node that does not lead its cluster says so instead of handing the check on.
+    pub const NO_FORWARD: Self = Self(1 << 7);
     /// Answer: no limit applied to the request.
     pub const UNMATCHED: Self = Self(1 << 8);
     /// Answer: no decision could be had, and `when_unavailable` let the request pass.

@@ -343,6 +343,9 @@ pub struct Check<'a> {
     /// Permits that are granted go back when the connection closes. A peek, which is granted none,
     /// is written without it.
     pub tied: bool,
+    /// A node that does not lead its cluster answers NOT_LEADER instead of handing the check on. A
+    /// peek, which is never handed on, is written without it.
+    pub no_forward: bool,
     /// The handle's number.
     pub handle: u32,
     /// The layout that came with the handle.
@@ -375,8 +378,8 @@ impl<'a> Check<'a> {
         }
     }
 
-    /// Decodes a check that has neither costs, a deadline nor an id, is not tied, and has nothing
-    /// wrong.
+    /// Decodes a check that has neither costs, a deadline nor an id, is neither tied nor to
+    /// stay here, and has nothing wrong.
     /// `None` says that it is not of that kind, no more.
     #[inline(always)]
     pub fn plain(message: &Message<'a>, intent: Intent) -> Option<Self> {
@@ -397,6 +400,7 @@ impl<'a> Check<'a> {
             intent,
             form,
             tied: false,
+            no_forward: false,
             handle: u32::from_le_bytes(*handle),
             layout: u64::from_le_bytes(*layout),
             id: None,
@@ -420,7 +424,19 @@ impl<'a> Check<'a> {
         let values = reader.sparse(u64::from(presence), "value", VALUE_BYTES_MAX)?;
         reader.finish()?;
         let (form, tied) = (Form::from_flags(flags), flags.contains(Flags::TIED));
-        Ok(Self { intent, form, tied, handle, layout, id, deadline_nanos, costs, values })
+        let no_forward = flags.contains(Flags::NO_FORWARD);
+        Ok(Self {
+            intent,
+            form,
+            tied,
+            no_forward,
+            handle,
+            layout,
+            id,
+            deadline_nanos,
+            costs,
+            values,
+        })
     }
 
     /// Appends the request.
@@ -433,7 +449,11 @@ impl<'a> Check<'a> {
             Intent::Peek => Op::PEEK,
         };
         let id = self.id.filter(|_| self.intent == Intent::Charge);
-        let options = options(self.intent, self.tied, self.deadline_nanos, id);
+        let charging = Flags::TIED
+            .only_if(self.tied)
+            .union(Flags::NO_FORWARD.only_if(self.no_forward))
+            .only_if(self.intent == Intent::Charge);
+        let options = charging.union(options(self.deadline_nanos, id));
         let mut writer = Writer::begin(out, envelope, op, self.form.to_flags().union(options));
         writer.u32(self.handle);
         write_presence(&mut writer, &self.values);
@@ -453,18 +473,11 @@ impl<'a> Check<'a> {
     }
 }
 
-/// The flags of a check beyond the form of its answer.
+/// The flags of a check that say what else is in its body.
 #[inline]
-fn options(
-    intent: Intent,
-    tied: bool,
-    deadline_nanos: Option<u64>,
-    id: Option<RequestId>,
-) -> Flags {
-    Flags::DEADLINE
-        .only_if(deadline_nanos.is_some())
-        .union(Flags::REQUEST_ID.only_if(id.is_some()))
-        .union(Flags::TIED.only_if(tied && intent == Intent::Charge))
+fn options(deadline_nanos: Option<u64>, id: Option<RequestId>) -> Flags {
+    let deadline = Flags::DEADLINE.only_if(deadline_nanos.is_some());
+    deadline.union(Flags::REQUEST_ID.only_if(id.is_some()))
 }
 
 #[inline]
@@ -694,6 +707,9 @@ pub struct CheckInline<'a> {
     /// Permits that are granted go back when the connection closes. A peek, which is granted none,
     /// is written without it.
     pub tied: bool,
+    /// A node that does not lead its cluster answers NOT_LEADER instead of handing the check on. A
+    /// peek, which is never handed on, is written without it.
+    pub no_forward: bool,
     /// With one, the check charges at most once however often it is sent. A peek is written without
     /// it.
     pub id: Option<RequestId>,
@@ -719,7 +735,8 @@ impl<'a> CheckInline<'a> {
         let limits = reader.list(count)?;
         reader.finish()?;
         let (form, tied) = (Form::from_flags(flags), flags.contains(Flags::TIED));
-        Ok(Self { intent, form, tied, id, deadline_nanos, limits })
+        let no_forward = flags.contains(Flags::NO_FORWARD);
+        Ok(Self { intent, form, tied, no_forward, id, deadline_nanos, limits })
     }
 
     /// Appends the request.
@@ -732,7 +749,11 @@ impl<'a> CheckInline<'a> {
             Intent::Peek => Op::PEEK_INLINE,
         };
         let id = self.id.filter(|_| self.intent == Intent::Charge);
-        let options = options(self.intent, self.tied, self.deadline_nanos, id);
+        let charging = Flags::TIED
+            .only_if(self.tied)
+            .union(Flags::NO_FORWARD.only_if(self.no_forward))
+            .only_if(self.intent == Intent::Charge);
+        let options = charging.union(options(self.deadline_nanos, id));
         let form = Form { numbers: self.form.numbers, rendered: false };
         let mut writer = Writer::begin(out, envelope, op, form.to_flags().union(options));
         writer.check("count of limits", self.limits.len() as u64, INLINE_LIMITS_MAX as u64);

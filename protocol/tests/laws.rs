@@ -182,13 +182,17 @@ proptest! {
         costs in vec(0..=COST_MAX, 0..=8),
         values in values(),
         tied: bool,
+        no_forward: bool,
         id in request_id(),
     ) {
         let values = borrowed(&values);
         let (costs, values) = (List::from(&costs[..]), Sparse::from(&values[..]));
         let charges = intent == Intent::Charge;
         let (tied, id) = (tied && charges, id.filter(|_| charges));
-        let check = Check { intent, form, tied, handle, layout, id, deadline_nanos, costs, values };
+        let no_forward = no_forward && charges;
+        let check = Check {
+            intent, form, tied, no_forward, handle, layout, id, deadline_nanos, costs, values,
+        };
         assert_request_survives(Request::Check(check));
         assert_item_survives(Request::Check(check));
     }
@@ -251,6 +255,7 @@ proptest! {
         intent in intent(),
         numbers: bool,
         tied: bool,
+        no_forward: bool,
         id in request_id(),
         deadline_nanos in option::of(any::<u64>()),
         limits in vec((0..=COST_MAX, quota(), bytes(64)), 1..=16),
@@ -262,7 +267,8 @@ proptest! {
         let (form, limits) = (Form { numbers, rendered: false }, List::from(&limits[..]));
         let charges = intent == Intent::Charge;
         let (tied, id) = (tied && charges, id.filter(|_| charges));
-        let check = CheckInline { intent, form, tied, id, deadline_nanos, limits };
+        let no_forward = no_forward && charges;
+        let check = CheckInline { intent, form, tied, no_forward, id, deadline_nanos, limits };
         assert_request_survives(Request::CheckInline(check));
         assert_item_survives(Request::CheckInline(check));
     }

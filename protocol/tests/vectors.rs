@@ -169,6 +169,7 @@ fn requests_mean_what_their_files_say() {
         intent: Intent::Charge,
         form: Form::TERSE,
         tied: false,
+        no_forward: false,
         handle: 3,
         layout: LAYOUT,
         id: None,
@@ -212,6 +213,7 @@ fn requests_mean_what_their_files_say() {
             intent: Intent::Charge,
             form: Form::NUMBERS,
             tied: false,
+            no_forward: false,
             id: None,
             deadline_nanos: None,
             limits: List::from(&limits),
@@ -223,6 +225,7 @@ fn requests_mean_what_their_files_say() {
             intent: Intent::Charge,
             form: Form::TERSE,
             tied: false,
+            no_forward: false,
             id: id(13),
             deadline_nanos: None,
             limits: List::from(&limits[..1]),
@@ -277,6 +280,7 @@ fn changes_mean_what_their_files_say() {
             intent: Intent::Charge,
             form: Form::TERSE,
             tied: true,
+            no_forward: false,
             id: None,
             deadline_nanos: None,
             limits: List::from(&limits),
@@ -286,6 +290,7 @@ fn changes_mean_what_their_files_say() {
         intent: Intent::Charge,
         form: Form::TERSE,
         tied: true,
+        no_forward: false,
         handle: 3,
         layout: LAYOUT,
         id: None,
@@ -294,6 +299,8 @@ fn changes_mean_what_their_files_say() {
         values,
     };
     assert_request("check_tied", Request::Check(check));
+    let check = Check { tied: false, no_forward: true, ..check };
+    assert_request("check_no_forward", Request::Check(check));
     let release = Release { permit: PERMIT, reply };
     assert_request("release", Request::Release(release));
     let release = Release { reply: Reply::None, ..release };
@@ -543,6 +550,7 @@ fn what_does_not_fit_leaves_the_buffer_as_it_was() {
         intent: Intent::Charge,
         form: Form::TERSE,
         tied: false,
+        no_forward: false,
         id: None,
         deadline_nanos: None,
         limits: List::from(&limits),

@@ -177,6 +177,7 @@ impl Connection {
             intent: Intent::Charge,
             form: Form::TERSE,
             tied: false,
+            no_forward: false,
             handle,
             layout,
             id: None,

@@ -136,15 +136,17 @@ impl Desk {
     /// Begins to collect what a cluster is to decide; until [`Desk::end_collecting`] nothing is
     /// decided and nothing counted.
     pub(super) fn begin_collecting(&mut self) {
-        let in_contact = self.instance.consensus.get().is_some_and(|it| it.is_in_contact());
-        self.docket = Some(Docket::new(in_contact));
+        let consensus = self.instance.consensus.get();
+        let in_contact = consensus.is_some_and(|it| it.is_in_contact());
+        let led_by_other = consensus.and_then(|it| it.led_by_other());
+        self.docket = Some(Docket::new(in_contact, led_by_other));
         self.swap_counts();
     }
 
     /// What was collected.
     pub(super) fn end_collecting(&mut self) -> Docket {
         self.swap_counts();
-        let mut docket = self.docket.take().unwrap_or_else(|| Docket::new(false));
+        let mut docket = self.docket.take().unwrap_or_else(|| Docket::new(false, None));
         docket.moment = self.moment;
         docket
     }
@@ -154,6 +156,11 @@ impl Desk {
         let unseen = self.unseen.take();
         let unseen = unseen.unwrap_or_else(|| Cells::new().worker(protocol));
         self.unseen = Some(core::mem::replace(&mut self.cells, unseen));
+    }
+
+    /// The node that leads, if another one does.
+    pub(super) fn led_by_other(&self) -> Option<u64> {
+        self.docket.as_ref().and_then(Docket::led_by_other)
     }
 
     /// Asks again for what was collected, to be told what came of it.

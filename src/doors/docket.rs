@@ -35,6 +35,9 @@ pub trait Consensus: Send + Sync {
     /// timeout ago: then what its table refuses now is refused.
     fn is_in_contact(&self) -> bool;
 
+    /// The node that leads, if another one does.
+    fn led_by_other(&self) -> Option<u64>;
+
     /// Counts denials that took no entry.
     fn count_shortcuts(&self, denials: u64);
 }
@@ -48,6 +51,8 @@ pub struct Docket {
     /// Readings of those that were denied here.
     readings: Vec<Reading>,
     may_deny: bool,
+    /// The node that led when it began, if another one did.
+    led_by_other: Option<u64>,
     deadline_nanos: Option<u64>,
     /// By which moment calendar windows and overrides were found.
     pub(super) moment: Option<UtcTime>,
@@ -78,12 +83,13 @@ pub(super) enum Heard<'d> {
 
 impl Docket {
     /// A docket to collect on. `may_deny`: what the applied table refuses may be refused at once.
-    pub(super) fn new(may_deny: bool) -> Self {
+    pub(super) fn new(may_deny: bool, led_by_other: Option<u64>) -> Self {
         Self {
             group: Group::default(),
             places: Vec::new(),
             readings: Vec::new(),
             may_deny,
+            led_by_other,
             deadline_nanos: None,
             moment: None,
             heard: None,
@@ -95,6 +101,12 @@ impl Docket {
     /// How many requests were denied without the cluster.
     pub(super) fn denied(&self) -> u64 {
         self.denied
+    }
+
+    /// The node that led when it was begun, if another one than this did: both passes say the same
+    /// to who wants no other node.
+    pub(super) fn led_by_other(&self) -> Option<u64> {
+        self.led_by_other
     }
 
     /// Whether the second pass has begun.

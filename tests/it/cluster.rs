@@ -427,6 +427,32 @@ fn throttle(address: &str, key: &str) -> Vec<i64> {
     lines.take(5).map(|line| line.trim_start_matches(':').parse().unwrap()).collect()
 }
 
+/// A check that is not to be handed on is decided where the node leads; elsewhere the answer names
+/// the leader, and nothing is charged.
+#[test]
+fn a_check_that_is_not_handed_on_finds_the_leader() {
+    let fleet = Fleet::begin("cluster-no-forward", POLICY, 3, 0);
+    let leader = fleet.leader();
+    run(async {
+        for node in fleet.running() {
+            let (client, handle) = prepared(&fleet, node).await;
+            let asked = client.check(&handle, &post("/three", "u").no_forward()).await;
+            if node == leader {
+                assert!(asked.unwrap().is_allowed());
+                continue;
+            }
+            let error = asked.unwrap_err();
+            assert!(error.charged_nothing(), "{error}");
+            let ClientError::Refused(refused) = error else { panic!("{error:?}") };
+            assert_eq!(refused.code, Code::NotLeader);
+            assert!(refused.message.contains(&format!("node {} ", leader + 1)), "{refused}");
+        }
+        let (client, handle) = prepared(&fleet, leader).await;
+        let (answer, _) = ask(&client, &handle, &post("/three", "u").form(Form::NUMBERS)).await;
+        assert_eq!(left(&handle, &answer)["three"], 28);
+    });
+}
+
 /// All doors of all nodes ask the same cluster.
 #[test]
 fn other_doors_decide_as_one_too() {

@@ -124,6 +124,7 @@ fn never_read(daemon: &Daemon) -> TcpStream {
             intent: Intent::Peek,
             form: Form::FULL,
             tied: false,
+            no_forward: false,
             handle,
             layout,
             id: None,

@@ -156,6 +156,7 @@ pub struct CheckArgs {
     costs: Vec<u64>,
     form: Form,
     tied: bool,
+    no_forward: bool,
     id: Option<RequestId>,
     pub(super) deadline: Option<Duration>,
 }
@@ -194,6 +195,12 @@ impl CheckArgs {
     /// connection is made anew when it is lost; permits stay with the one that is gone.
     pub fn tied(mut self) -> Self {
         self.tied = true;
+        self
+    }
+
+    /// Not to be handed on: a node that does not lead its cluster answers NOT_LEADER.
+    pub fn no_forward(mut self) -> Self {
+        self.no_forward = true;
         self
     }
 
@@ -250,6 +257,7 @@ impl CheckArgs {
             intent,
             form: self.form,
             tied: self.tied,
+            no_forward: self.no_forward,
             handle: description.handle,
             layout: description.layout,
             id: self.id,
@@ -305,8 +313,15 @@ impl BatchItem<'_> {
             }
             (Self::Inline { intent, form, limits }, _) => {
                 let (intent, form, limits) = (*intent, *form, List::from(*limits));
-                let (tied, id, deadline_nanos) = (false, None, None);
-                let check = CheckInline { intent, form, tied, id, deadline_nanos, limits };
+                let check = CheckInline {
+                    intent,
+                    form,
+                    tied: false,
+                    no_forward: false,
+                    id: None,
+                    deadline_nanos: None,
+                    limits,
+                };
                 batch.push(&Request::CheckInline(check))?;
             }
             (Self::Handle { .. }, None) => unreachable!("a handle always has a description"),

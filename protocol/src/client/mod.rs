@@ -264,7 +264,8 @@ impl Client {
         id: Option<RequestId>,
     ) -> Result<Answer, ClientError> {
         let limits = List::from(limits);
-        let check = CheckInline { intent, form, tied: false, id, deadline_nanos: None, limits };
+        let (tied, no_forward, deadline_nanos) = (false, false, None);
+        let check = CheckInline { intent, form, tied, no_forward, id, deadline_nanos, limits };
         let frame = self.call(&Request::CheckInline(check), None).await?;
         answer(&frame, None)
     }

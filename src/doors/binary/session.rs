@@ -174,6 +174,8 @@ enum Wrong {
     Quota(QuotaError),
     Forbidden(Capabilities),
     DeadlineExceeded,
+    /// Another node leads, this one.
+    NotLeader(u64),
     TooManySessions,
     TooManyTied,
     TooManyChanges(Full),
@@ -759,6 +761,7 @@ impl<F: FnMut() -> Now> Work<'_, '_, F> {
     ) -> Result<(), Wrong> {
         let check = Check::decode(message, wanted).map_err(Wrong::Decode)?;
         allowed(message.op)?;
+        self.stay(check.no_forward)?;
         self.tie(check.tied)?;
         let number = check.handle;
         let handle = handle_of(self.loaded, number, check.layout)?;
@@ -791,6 +794,14 @@ impl<F: FnMut() -> Now> Work<'_, '_, F> {
         self.buffers.acts.push(Act { flags, body_at, body_bytes, offset });
         self.buffers.asked.push(Asked { call, what, op: message.op });
         Ok(())
+    }
+
+    /// A check that is not to be handed on is wrong where another node leads.
+    fn stay(&self, no_forward: bool) -> Result<(), Wrong> {
+        match self.desk.led_by_other() {
+            Some(leader) if no_forward => Err(Wrong::NotLeader(leader)),
+            _ => Ok(()),
+        }
     }
 
     /// Takes room for one more tied permit. If there is none, those that have lapsed make some.
@@ -856,6 +867,7 @@ impl<F: FnMut() -> Now> Work<'_, '_, F> {
             _ => return Err(Wrong::Decode(message.unsupported_op())),
         };
         allowed(message.op)?;
+        self.stay(check.no_forward)?;
         self.tie(check.tied)?;
         let charges_at = self.desk.charges.len();
         for limit in check.limits {
@@ -1261,6 +1273,10 @@ impl Wrong {
             Self::Problem(_, Problem::BadId(error)) => {
                 let code = convert::session_code(error);
                 encode(&ErrorAnswer::new(code, &error.to_string()))
+            }
+            Self::NotLeader(leader) => {
+                let message = format!("node {leader} leads; this node was told not to hand on");
+                encode(&ErrorAnswer::new(Code::NotLeader, &message))
             }
             Self::TooManySessions => {
                 let message = "the server has all the sessions it takes, and none is idle";

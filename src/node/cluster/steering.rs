@@ -40,6 +40,10 @@ impl doors::Consensus for Consensus {
         self.0.is_in_contact()
     }
 
+    fn led_by_other(&self) -> Option<u64> {
+        self.0.leader().filter(|leader| *leader != self.0.origin.node())
+    }
+
     fn count_shortcuts(&self, denials: u64) {
         self.0.counts.shortcut_denials.fetch_add(denials, Ordering::Relaxed);
     }
