@@ -30,6 +30,8 @@ pub(crate) enum Mutant {
     CalendarEndsLate,
     /// A calendar counter of the window before still counts.
     CalendarKeepsUsage,
+    /// A calendar window opens again for whoever says that it opened a little later.
+    CalendarOpensTwice,
     /// A permit lapses a nanosecond early.
     PermitLapsesEarly,
     /// Giving a permit back frees a unit more than it held.

@@ -54,6 +54,10 @@ pub struct Calendar {
     period: Period,
 }
 
+/// No two windows of a counter open so near to one another: the shortest days that zones had, by a
+/// change of their laws, were longer.
+const OPENINGS_APART: u64 = 20 * 3600;
+
 /// Bits of the narrow form that count units; those above hold the minute of opening, to 2225.
 const COUNT_BITS: u32 = 34;
 
@@ -101,10 +105,15 @@ impl Calendar {
     }
 
     /// A counter whose window is later than the charge's, because the clock went back or another
-    /// thread was ahead, stays in its window.
+    /// thread was ahead, stays in its window. So does one whose window opened a little earlier than
+    /// the charge's would have: whoever resolved that charge has other zone data, and the window
+    /// lies where the first charge said. (Else nodes of two versions would open it twice.)
     fn fill(&self, opened: u64, used: u64, now: Now) -> Fill {
         let (opens, ends) = self.current(now);
-        let (opened, used, ends) = if opened <= opens {
+        let stays = (1..OPENINGS_APART).contains(&opens.saturating_sub(opened));
+        let (opened, used, ends) = if stays && !planted(Mutant::CalendarOpensTwice) {
+            (opened, used, ends)
+        } else if opened <= opens {
             (
                 opens,
                 if opened == opens || planted(Mutant::CalendarKeepsUsage) { used } else { 0 },
@@ -156,4 +165,67 @@ impl Calendar {
 
 const fn utc(seconds: u32) -> UtcTime {
     UtcTime::from_nanos(seconds as u64 * SECOND)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::engine::mutant::plant;
+    use crate::engine::quota::Quota;
+    use crate::engine::time::Timestamp;
+
+    const DAY: u32 = 86_400;
+
+    /// Charges of one unit: after so many seconds, by a node whose zone data are right or not.
+    fn charges() -> impl Strategy<Value = (u32, Vec<(u32, bool)>)> {
+        let skew = (1..=3 * 60_u32).prop_map(|minutes| minutes * 60);
+        (skew, prop::collection::vec((0..4 * 3600_u32, any::<bool>()), 1..120))
+    }
+
+    /// Two nodes differ in when the day begins. However their charges mix, no opening is followed by
+    /// another within less than the shortest day, so none of them admits the units twice.
+    fn windows_open_once((skew, charges): (u32, Vec<(u32, bool)>)) -> Result<(), TestCaseError> {
+        const UNITS: u64 = 5;
+        let mut second = 20_000 * DAY;
+        let (mut value, mut opened_at) = (0, None);
+        for (after, late) in charges {
+            second += after;
+            let shift = if late { skew } else { 0 };
+            let opens_at = (second - shift) / DAY * DAY + shift;
+            let (ends_at, next_ends_at) = (opens_at + DAY, opens_at + 2 * DAY);
+            let at = Boundaries { opens_at, ends_at, next_ends_at };
+            let quota = Quota::calendar(UNITS, Period::Day, at).expect("a quota");
+            let utc = UtcTime::from_nanos(u64::from(second) * SECOND);
+            let now = Now { time: Timestamp::from_nanos(0), utc };
+            let fill = quota.fill_narrow(value, now);
+            let Fill::Window { used, opened, ends_after } = fill else { unreachable!() };
+            prop_assert!(ends_after > Nanos::ZERO);
+            if opened_at != Some(opened) {
+                prop_assert_eq!(used, 0);
+                if let Some(before) = opened_at.replace(opened) {
+                    prop_assert!(opened - before >= OPENINGS_APART, "{before}, then {opened}");
+                }
+            }
+            if quota.fits(fill, 1) {
+                value = quota.narrow(quota.charged(fill, 1), now).expect("it is narrow");
+            }
+        }
+        Ok(())
+    }
+
+    proptest! {
+        #[test]
+        fn nodes_with_other_zone_data_share_a_window(charges in charges()) {
+            windows_open_once(charges)?;
+        }
+    }
+
+    #[test]
+    fn a_window_that_opens_twice_is_found() {
+        let mut runner = proptest::test_runner::TestRunner::deterministic();
+        let run = |given| plant(Mutant::CalendarOpensTwice, || windows_open_once(given));
+        assert!(runner.run(&charges(), run).is_err());
+    }
 }

@@ -97,7 +97,7 @@ impl Which {
                     .prop_map(|(units, window, align)| Numbers::Fixed { units, window, align })
                     .boxed()
             }
-            Self::Calendar => (counted(), prop_oneof![Just(24_u64), 23..=25_u64, 1..=48_u64])
+            Self::Calendar => (counted(), prop_oneof![Just(24_u64), 23..=25_u64, 20..=48_u64])
                 .prop_map(|(units, hours)| Numbers::Calendar { units, hours })
                 .boxed(),
             Self::Concurrent => (prop_oneof![1..=20_u64, units()], window())
