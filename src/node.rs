@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use crate::clock::{self, Clock};
 use crate::config::{self, Config};
 use crate::disk::{Directory, DiskError, Home, Identity};
-use crate::doors::{Instance, Loaded, admin, binary, envoy, http, resp};
+use crate::doors::{Instance, Listener, Loaded, admin, binary, envoy, http, resp};
 use crate::engine::key::Seed;
 use crate::engine::table::{SweepCursor, Table};
 use crate::engine::time::Timestamp;
@@ -261,18 +261,16 @@ async fn serve(
     .map_err(listen("the binary protocol", config.listen))?;
     let binary_address = binary.address().map_err(listen("the binary protocol", config.listen))?;
 
-    let resp = open_resp(config, &instance)?;
+    let doors = [
+        ("resp", open_resp(config, &instance)?),
+        ("http", open_http(config, &instance)?),
+        ("rls", open_rls(config, &instance)?),
+    ];
     let mut more_doors = String::new();
-    if let Some((_, address)) = &resp {
-        more_doors.push_str(&format!(" · resp {address}"));
-    }
-    let http = open_http(config, &instance)?;
-    if let Some((_, address)) = &http {
-        more_doors.push_str(&format!(" · http {address}"));
-    }
-    let rls = open_rls(config, &instance)?;
-    if let Some((_, address)) = &rls {
-        more_doors.push_str(&format!(" · rls {address}"));
+    for (name, door) in &doors {
+        if let Some((_, address)) = door {
+            more_doors.push_str(&format!(" · {name} {address}"));
+        }
     }
 
     let keepers = match home {
@@ -294,9 +292,10 @@ async fn serve(
     };
     let (stop_binary, stopped) = watch::channel(false);
     let binary = tokio::spawn(binary.serve(stopping(stopped)));
-    let resp = resp.map(|(door, _)| tokio::spawn(door.serve(stopping(stop_binary.subscribe()))));
-    let http = http.map(|(door, _)| tokio::spawn(door.serve(stopping(stop_binary.subscribe()))));
-    let rls = rls.map(|(door, _)| tokio::spawn(door.serve(stopping(stop_binary.subscribe()))));
+    let doors = doors.into_iter().filter_map(|(_, door)| door);
+    let doors: Vec<_> = doors
+        .map(|(door, _)| tokio::spawn(door.serve(stopping(stop_binary.subscribe()))))
+        .collect();
     let (stop_admin, stopped) = watch::channel(false);
     let admin = tokio::spawn(admin.serve(stopping(stopped)));
     let upkeep = tokio::spawn(upkeep(Arc::clone(&instance), vitals));
@@ -330,7 +329,7 @@ async fn serve(
     let _ = stop_binary.send(true);
     let drained = async {
         let _ = binary.await;
-        for door in [resp, http, rls].into_iter().flatten() {
+        for door in doors {
             let _ = door.await;
         }
         let _ = stop_admin.send(true);
@@ -358,7 +357,7 @@ async fn serve(
 fn open_resp(
     config: &Config,
     instance: &Arc<Instance>,
-) -> Result<Option<(resp::Listener, SocketAddr)>, StartError> {
+) -> Result<Option<(Listener, SocketAddr)>, StartError> {
     let Some(address) = config.resp else { return Ok(None) };
     let wrong = |path: &Path, why: String| StartError::Password { path: path.to_owned(), why };
     let password = match &config.resp_password_file {
@@ -373,41 +372,43 @@ fn open_resp(
             Some(password)
         }
     };
-    let listen = |source| StartError::Listen { door: "Redis clients", address, source };
     let (threads, grace) = (config.workers, config.drain_grace);
-    let door = resp::Listener::open(address, threads, grace, password.as_deref(), instance);
-    let door = door.map_err(listen)?;
-    let address = door.address().map_err(listen)?;
-    Ok(Some((door, address)))
+    let door = resp::open(address, threads, grace, password.as_deref(), instance);
+    opened("Redis clients", address, door)
 }
 
 /// The HTTP door and its address, if it is to be open.
 fn open_http(
     config: &Config,
     instance: &Arc<Instance>,
-) -> Result<Option<(http::Listener, SocketAddr)>, StartError> {
+) -> Result<Option<(Listener, SocketAddr)>, StartError> {
     let forwarded = http::Forwarded::parse(&config.http_trusted, &config.http_headers);
     let forwarded = forwarded.map_err(StartError::Forwarded)?;
     let Some(address) = config.http else { return Ok(None) };
-    let listen = |source| StartError::Listen { door: "HTTP", address, source };
     let (threads, grace) = (config.workers, config.drain_grace);
-    let door = http::Listener::open(address, threads, grace, forwarded, instance);
-    let door = door.map_err(listen)?;
-    let address = door.address().map_err(listen)?;
-    Ok(Some((door, address)))
+    opened("HTTP", address, http::open(address, threads, grace, forwarded, instance))
 }
 
 /// The door for Envoy and its address, if it is to be open.
 fn open_rls(
     config: &Config,
     instance: &Arc<Instance>,
-) -> Result<Option<(envoy::Listener, SocketAddr)>, StartError> {
+) -> Result<Option<(Listener, SocketAddr)>, StartError> {
     let Some(address) = config.rls else { return Ok(None) };
-    let listen = |source| StartError::Listen { door: "Envoy", address, source };
     let (threads, grace) = (config.workers, config.drain_grace);
-    let door = envoy::Listener::open(address, threads, grace, instance).map_err(listen)?;
-    let address = door.address().map_err(listen)?;
-    Ok(Some((door, address)))
+    opened("Envoy", address, envoy::open(address, threads, grace, instance))
+}
+
+/// A door, and the address that it has taken.
+fn opened(
+    door: &'static str,
+    address: SocketAddr,
+    listener: io::Result<Listener>,
+) -> Result<Option<(Listener, SocketAddr)>, StartError> {
+    let listen = |source| StartError::Listen { door, address, source };
+    let listener = listener.map_err(listen)?;
+    let address = listener.address().map_err(listen)?;
+    Ok(Some((listener, address)))
 }
 
 /// Who may change what is in force.

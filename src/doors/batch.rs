@@ -15,7 +15,7 @@ use crate::engine::group::Undecided;
 use crate::engine::permit::PermitId;
 use crate::engine::quota::QuotaError;
 use crate::engine::table::{Pinned, Stamp};
-use crate::engine::time::{Nanos, Now};
+use crate::engine::time::{Nanos, Now, Timestamp};
 use crate::metrics::cells::{self, Protocol};
 use crate::policy::{
     Handle, Part, Rendered, Request, ResolveError, Resolved, RuleEffect, Unavailable,
@@ -51,6 +51,11 @@ impl SharedDesk {
         ask(&mut self.lock().desk)
     }
 
+    /// The moment now, on the clock by which requests are decided.
+    pub fn now(&self) -> Timestamp {
+        self.lock().clock.now().time
+    }
+
     /// Counts requests and how many of them were answered with an error.
     pub fn count_requests(&self, requests: u64, errors: u64) {
         let inner = self.lock();
@@ -83,6 +88,8 @@ pub struct Batch {
     /// For each reading of a handle's item the index of its limit there.
     limits: Vec<u16>,
     readings: Vec<Reading>,
+    /// From when on nobody waits for the answers.
+    late_at: Option<Timestamp>,
 }
 
 struct Item {
@@ -215,7 +222,14 @@ impl Batch {
             charges: Vec::new(),
             limits: Vec::new(),
             readings: Vec::new(),
+            late_at: None,
         }
+    }
+
+    /// What is asked is not decided at `late_at` or later, by the clock of [`SharedDesk::now`], and
+    /// what came before that stays as it was decided. In a cluster it is too late to begin with it.
+    pub fn due(&mut self, late_at: Timestamp) {
+        self.late_at = Some(late_at);
     }
 
     /// The policy by which the batch is resolved.
@@ -347,7 +361,14 @@ impl Batch {
             let mut docket = {
                 let mut inner = desk.lock();
                 let Inner { desk, clock } = &mut *inner;
+                let left = self.left(clock);
+                if left == Some(Nanos::ZERO) {
+                    return self.too_late();
+                }
                 desk.begin_collecting();
+                if let Some(left) = left {
+                    desk.leave_deadline(left.get());
+                }
                 self.decide_on(desk, &mut Stamp::new(|| clock.now()));
                 self.forget_outcomes();
                 desk.end_collecting()
@@ -394,10 +415,23 @@ impl Batch {
         self.readings.clear();
     }
 
+    /// How long what is asked may take, if there is such a bound.
+    fn left(&self, clock: &mut LocalClock) -> Option<Nanos> {
+        self.late_at.map(|late_at| late_at.since(clock.now().time))
+    }
+
+    fn too_late(&mut self) {
+        let late = || Settled::Failed(Problem::Undecided(Undecided::Late));
+        self.items.iter_mut().for_each(|item| item.outcome = late());
+    }
+
     fn decide_here(&mut self) {
         let desk = Arc::clone(&self.desk);
         let mut inner = desk.lock();
         let Inner { desk, clock } = &mut *inner;
+        if self.left(clock) == Some(Nanos::ZERO) {
+            return self.too_late();
+        }
         let mut stamp = Stamp::new(|| clock.now());
         let began_at = stamp.now().time;
         self.decide_on(desk, &mut stamp);

@@ -13,6 +13,8 @@ pub mod envoy;
 
 mod threads;
 
+mod socket;
+
 mod desk;
 
 mod docket;
@@ -61,6 +63,7 @@ pub use desk::{Answered, Desk, Intent, Problem};
 pub use docket::{Awaited, AwaitedChange, Consensus, ConsensusHandle, Docket};
 pub use journal::{Denial, Event, Journal};
 pub use steering::{Initialize, Steered, Steering};
+pub use threads::Listener;
 
 /// The part of `--max-keys` that one limit may take if its policy says nothing, in percent: the
 /// keys of one API's attacker then leave room for the other limits.

@@ -49,8 +49,8 @@ pub(super) struct Door {
     pub(super) serve: Arc<dyn Fn(Arc<SharedDesk>) -> Serve + Send + Sync>,
 }
 
-/// A door, open.
-pub(super) struct Threads {
+/// A door, open but not yet served.
+pub struct Listener {
     listener: TcpListener,
     refusal: &'static [u8],
     connections: Arc<Connections>,
@@ -65,7 +65,7 @@ struct Handover {
     guard: ConnectionGuard,
 }
 
-impl Threads {
+impl Listener {
     /// Takes the address and starts `count` threads. `grace` is how long connections have to end
     /// once the door closes.
     ///
@@ -101,12 +101,18 @@ impl Threads {
     }
 
     /// The address taken, with the port that the system chose if none was given.
-    pub(super) fn address(&self) -> io::Result<SocketAddr> {
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn address(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
     }
 
-    /// Accepts until `stop` is done, then lets the threads finish.
-    pub(super) async fn serve(self, stop: impl Future<Output = ()>) -> io::Result<()> {
+    /// Accepts until `stop` is done, then lets connections end.
+    ///
+    /// # Errors
+    /// If the socket cannot be watched at all.
+    pub async fn serve(self, stop: impl Future<Output = ()>) -> io::Result<()> {
         let listener = tokio::net::TcpListener::from_std(self.listener)?;
         let mut stop = pin!(stop);
         let mut turn = 0;

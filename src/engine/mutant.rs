@@ -83,6 +83,8 @@ pub(crate) enum Mutant {
     HandOverTwice,
     /// A snapshot's sessions are not taken over.
     SessionsNotRestored,
+    /// A client that gives a call up as its answer comes is not noticed.
+    ResetsUnseen,
 }
 
 #[cfg(not(test))]

@@ -7,6 +7,7 @@
 // The figures are what some of these tests are for.
 #![allow(clippy::print_stdout)]
 
+mod maxima;
 mod rls;
 
 use std::collections::BTreeSet;

@@ -12,20 +12,21 @@ use tokio::runtime::Runtime;
 
 use super::{Daemon, send};
 
-const SHOULD_RATE_LIMIT: &str = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit";
+pub(super) const SHOULD_RATE_LIMIT: &str =
+    "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit";
 
 #[derive(Clone, PartialEq, Message)]
-struct Call {
+pub(super) struct Call {
     #[prost(string, tag = "1")]
-    domain: String,
+    pub(super) domain: String,
     #[prost(message, repeated, tag = "2")]
-    descriptors: Vec<Descriptor>,
+    pub(super) descriptors: Vec<Descriptor>,
     #[prost(uint32, tag = "3")]
-    hits_addend: u32,
+    pub(super) hits_addend: u32,
 }
 
 #[derive(Clone, PartialEq, Message)]
-struct Descriptor {
+pub(super) struct Descriptor {
     #[prost(message, repeated, tag = "1")]
     entries: Vec<Entry>,
     #[prost(message, optional, tag = "2")]
@@ -51,9 +52,9 @@ struct Number {
 }
 
 #[derive(Clone, PartialEq, Message)]
-struct Answer {
+pub(super) struct Answer {
     #[prost(int32, tag = "1")]
-    code: i32,
+    pub(super) code: i32,
     #[prost(message, repeated, tag = "2")]
     statuses: Vec<Status>,
     #[prost(message, repeated, tag = "3")]
@@ -114,7 +115,7 @@ struct Value {
     text: String,
 }
 
-const OK: i32 = 1;
+pub(super) const OK: i32 = 1;
 const OVER_LIMIT: i32 = 2;
 
 impl Answer {
@@ -142,17 +143,17 @@ fn descriptor(entries: &[(&str, &str)]) -> Descriptor {
 
 /// What ends a call of gRPC.
 #[derive(Debug, PartialEq)]
-struct Refused {
+pub(super) struct Refused {
     status: u16,
     message: String,
 }
 
-struct Client {
-    runtime: Runtime,
-    send: SendRequest<Bytes>,
+pub(super) struct Client {
+    pub(super) runtime: Runtime,
+    pub(super) send: SendRequest<Bytes>,
 }
 
-fn framed(message: &[u8]) -> Bytes {
+pub(super) fn framed(message: &[u8]) -> Bytes {
     let mut body = vec![0];
     body.extend_from_slice(&(message.len() as u32).to_be_bytes());
     body.extend_from_slice(message);
@@ -160,7 +161,7 @@ fn framed(message: &[u8]) -> Bytes {
 }
 
 impl Client {
-    fn connect(address: SocketAddr) -> Self {
+    pub(super) fn connect(address: SocketAddr) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let send = runtime.block_on(async {
             let stream = tokio::net::TcpStream::connect(address).await.unwrap();
@@ -173,7 +174,7 @@ impl Client {
         Self { runtime, send }
     }
 
-    fn request(&mut self, path: &str, body: Bytes) -> ResponseFuture {
+    pub(super) fn request(&mut self, path: &str, body: Bytes) -> ResponseFuture {
         let request = Request::builder()
             .method(Method::POST)
             .uri(format!("http://x{path}"))
@@ -198,14 +199,14 @@ impl Client {
         Ok(Answer::decode(&body[5..]).unwrap())
     }
 
-    fn ask(&mut self, domain: &str, descriptors: &[Descriptor]) -> Answer {
+    pub(super) fn ask(&mut self, domain: &str, descriptors: &[Descriptor]) -> Answer {
         let call =
             Call { domain: domain.to_owned(), descriptors: descriptors.to_vec(), hits_addend: 0 };
         self.call(&call).unwrap()
     }
 }
 
-async fn read(response: Response<RecvStream>) -> Result<Vec<u8>, Refused> {
+pub(super) async fn read(response: Response<RecvStream>) -> Result<Vec<u8>, Refused> {
     assert_eq!(response.status(), 200);
     let (head, mut body) = response.into_parts();
     let mut bytes = Vec::new();
@@ -227,7 +228,7 @@ fn outcome(trailers: &HeaderMap, body: Vec<u8>) -> Result<Vec<u8>, Refused> {
     }
 }
 
-fn image(team: &str) -> Descriptor {
+pub(super) fn image(team: &str) -> Descriptor {
     descriptor(&[("method", "POST"), ("path", "/v1/images?size=1"), ("team", team)])
 }
 

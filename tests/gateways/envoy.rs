@@ -22,6 +22,7 @@ const CLIENTS: u64 = 24;
 pub(super) fn try_out(gateway: &Gateway, program: &Path) {
     pages(gateway, program);
     own_headers(gateway, program);
+    missing_descriptors(gateway, program);
     deny_mode(gateway, program);
     permits(gateway, program);
 }
@@ -105,6 +106,48 @@ fn own_headers(gateway: &Gateway, program: &Path) {
     }
     drop(front.process);
     let _ = std::fs::remove_dir_all(&front.folder);
+    let _ = std::fs::remove_file(path);
+}
+
+/// A request without a header that an action names. Envoy leaves the whole descriptor out: of several
+/// the others are asked about, and if none is left nobody is asked and the request passes, whatever
+/// the policy says of what it cannot tell. With `skip_if_absent` it is asked, and the policy answers.
+fn missing_descriptors(gateway: &Gateway, program: &Path) {
+    const SENT: &str = "descriptor_key: team, skip_if_absent: true";
+    const LEFT_OUT: &str = "descriptor_key: team";
+    const ALSO_ALL: &str = "rate_limits: &rate_limits\n                  - actions:\n                    \
+                            - generic_key: { descriptor_key: limit, descriptor_value: all }";
+    let text = "schema = 1\n[api.media.limit]\n\
+                calls = { per = [\"team\"], sliding = \"1000/min\", when_unavailable = \"deny\" }\n\
+                all = { on = \"POST /nowhere\", per = [], fixed = \"60/day\", align = \"first\" }\n";
+    let path = policy(gateway, "missing", text);
+    let daemon = daemon(&path);
+    let asked = || daemon.metric("tollkeeper_requests_total{protocol=\"envoy\"}");
+    let ask_without = |front: &Front| {
+        ask(front.address, "POST", "/v1/images", "Host: api.example\r\n").unwrap().status
+    };
+    for (changes, told) in [
+        (&[][..], "skip_if_absent"),
+        (&[(SENT, LEFT_OUT)], "left out"),
+        (&[(SENT, LEFT_OUT), ("rate_limits: &rate_limits", ALSO_ALL)], "one of two left out"),
+    ] {
+        let front = front_with(gateway, program, &daemon, upstream(), changes);
+        let before = asked();
+        let statuses: Vec<u16> = (0..70).map(|_| ask_without(&front)).collect();
+        let passed = statuses.iter().filter(|status| **status == 200).count();
+        let asked = asked() - before;
+        match told {
+            "skip_if_absent" => assert_eq!((passed, asked), (0, 70), "{told}: {statuses:?}"),
+            "left out" => assert_eq!((passed, asked), (70, 0), "{told}: {statuses:?}"),
+            // The start has asked for some of the sixty.
+            _ => {
+                assert!((1..60).contains(&passed) && asked == 70, "{told}: {passed}, {asked}");
+                assert!(statuses[..passed].iter().all(|status| *status == 200), "{statuses:?}");
+            }
+        }
+        drop(front.process);
+        let _ = std::fs::remove_dir_all(&front.folder);
+    }
     let _ = std::fs::remove_file(path);
 }
 

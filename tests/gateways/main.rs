@@ -123,8 +123,18 @@ struct Daemon {
     process: Running,
     _stdout: BufReader<std::process::ChildStdout>,
     binary: SocketAddr,
+    admin: SocketAddr,
     http: SocketAddr,
     rls: SocketAddr,
+}
+
+impl Daemon {
+    /// A count of the daemon's own.
+    fn metric(&self, name: &str) -> u64 {
+        let page = ask(self.admin, "GET", "/metrics", "Host: x\r\n").unwrap().body;
+        let value = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.unwrap_or_else(|| panic!("no {name}: {page}")).parse::<f64>().unwrap() as u64
+    }
 }
 
 fn daemon(policy: &str) -> Daemon {
@@ -144,7 +154,8 @@ fn daemon(policy: &str) -> Daemon {
         rest.split_whitespace().next().unwrap().parse().unwrap()
     };
     let (binary, http, rls) = (address(" binary "), address(" · http "), address(" · rls "));
-    Daemon { process: Running(child), _stdout: stdout, binary, http, rls }
+    let admin = address(" admin http://");
+    Daemon { process: Running(child), _stdout: stdout, binary, admin, http, rls }
 }
 
 fn find(program: &str) -> Option<PathBuf> {

@@ -37,7 +37,8 @@ open   = { on = "/open", per = ["user"], bucket = "60/day burst 60", when_unavai
 /// Longer than any answer may take while the cluster can answer.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(2);
 
-fn run(test: impl Future<Output = ()>) {
+/// Runs to the end what takes no longer than anything here.
+pub(crate) fn run(test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async { tokio::time::timeout(PATIENCE, test).await.unwrap() });
 }

@@ -12,4 +12,5 @@ mod media;
 mod operate;
 mod permits;
 mod policy;
+mod rls;
 mod snapshot;

@@ -1,9 +1,8 @@
 //! What became of a call in the service's words: statuses, headers, body, metadata.
 
-use std::collections::BTreeMap;
-
 use crate::doors::{Batch, Outcome, PartOutcome, Problem};
 use crate::engine::decision::{Decision, Reading, Retry, Verdict, binding};
+use crate::engine::group::Undecided;
 use crate::engine::kinds::UNLIMITED;
 use crate::engine::permit::PermitId;
 use crate::engine::quota::Quota;
@@ -12,8 +11,7 @@ use crate::policy::{Handle, Rendered, ResolveError, RuleEffect, Unavailable, win
 
 use super::grpc::{Code as Status, Fault};
 use super::proto::{
-    Code, DescriptorStatus, Duration, HeaderValue, RateLimit, RateLimitResponse, Struct, Unit,
-    Value,
+    Code, DescriptorStatus, Duration, HeaderValue, RateLimit, RateLimitResponse, Texts, Unit,
 };
 
 /// Units by their seconds. A month has 30 days here, and a year 365.
@@ -56,6 +54,8 @@ pub(super) fn answer(
     if let Some(index) = check {
         let (verdict, decision) = match batch.outcome(index) {
             Outcome::Decided { decision, .. } => (decision.verdict, Some(decision)),
+            Outcome::FailedOpen(Problem::Undecided(Undecided::Late))
+            | Outcome::Failed(Problem::Undecided(Undecided::Late)) => return Err(Fault::late()),
             Outcome::FailedOpen(_) => (Verdict::Allow, None),
             Outcome::Failed(problem) => {
                 if let Some(fault) = wrong(problem, handle) {
@@ -74,7 +74,7 @@ pub(super) fn answer(
         response.raw_body = rendered.body().unwrap_or_default().as_bytes().to_vec();
         answered.permit = decision.and_then(|decision| decision.permit).map(|permit| permit.id);
         let metadata = metadata(batch, index, handle, verdict, decision, &rendered);
-        response.dynamic_metadata = Some(metadata);
+        response.dynamic_metadata = Some(metadata.into_bytes());
     }
     for place in places {
         response.statuses.push(match *place {
@@ -143,24 +143,21 @@ fn metadata(
     verdict: Verdict,
     decision: Option<&Decision>,
     rendered: &Rendered,
-) -> Struct {
-    let mut fields = BTreeMap::new();
-    let mut put = |name: &str, text: String| {
-        fields.insert(name.to_owned(), Value { text: Some(text) });
-    };
-    put("decision", if verdict == Verdict::Allow { "allow" } else { "deny" }.to_owned());
-    put("status", rendered.status().to_string());
+) -> Texts {
+    let mut texts = Texts::default();
+    texts.put("decision", if verdict == Verdict::Allow { "allow" } else { "deny" });
+    texts.put("status", &rendered.status().to_string());
     if verdict == Verdict::Allow {
-        put("admitted", "true".to_owned());
+        texts.put("admitted", "true");
     }
     if let Some(limit) = decision.and_then(|decision| binding_limit(batch, index, handle, decision))
     {
-        put("limit", limit);
+        texts.put("limit", &limit);
     }
     if let Some(permit) = decision.and_then(|decision| decision.permit) {
-        put("permit", permit.id.to_string());
+        texts.put("permit", &permit.id.to_string());
     }
-    Struct { fields }
+    texts
 }
 
 fn binding_limit(

@@ -3,39 +3,43 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::hash_map::RandomState;
-use std::future::Future;
 use std::hash::BuildHasher;
-use std::io;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use h2::server::{Builder, SendResponse};
+use h2::server::{Builder, Connection, SendResponse};
 use h2::{Ping, PingPong, Reason, RecvStream};
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use hyper::http::request;
 use hyper::{Method, Request, Response, StatusCode};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::{Sleep, sleep, timeout};
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
 
 use crate::doors::SharedDesk;
+use crate::doors::socket::Socket;
 use crate::doors::threads::{Accepted, Serve};
+use crate::engine::mutant::{Mutant, planted};
+use crate::engine::time::Nanos;
 
-use super::grpc::{self, Fault, PREFIX_BYTES};
+use super::grpc::{self, Code, Fault, PREFIX_BYTES};
+use super::health;
 use super::resets::{Frames, Grants};
 use super::service::{self, Reply};
 use super::{
     BODY_TIME_MAX, BUFFERED_BYTES_MAX, CALLS_MAX, CLOSE_TIME_MAX, GREETING_TIME_MAX,
     HEAD_BYTES_MAX, MESSAGE_BYTES_MAX, PING_EVERY, PING_TIME_MAX, STALL_TIME_MAX, STREAMS_MAX,
+    WATCHES_MAX,
 };
 
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// Numbers the connections of a process.
 static IDS: AtomicU64 = AtomicU64::new(1);
@@ -64,12 +68,22 @@ struct Shared {
     desk: Arc<SharedDesk>,
     grants: RefCell<Grants>,
     calls: Cell<usize>,
+    /// Calls that watch this node's health.
+    watches: Cell<usize>,
+    /// Becomes true when the connection is to end.
+    closing: watch::Sender<bool>,
 }
 
 async fn connection(accepted: Accepted, desk: Arc<SharedDesk>, age: Duration) {
     let Accepted { stream, mut stopped, .. } = accepted;
-    let shared = Rc::new(Shared { desk, grants: RefCell::default(), calls: Cell::new(0) });
-    let io = Io::new(stream, Rc::clone(&shared));
+    let shared = Rc::new(Shared {
+        desk,
+        grants: RefCell::default(),
+        calls: Cell::new(0),
+        watches: Cell::new(0),
+        closing: watch::Sender::new(false),
+    });
+    let io = shown(stream, &shared);
     let mut builder = Builder::new();
     builder
         .max_concurrent_streams(STREAMS_MAX)
@@ -78,32 +92,51 @@ async fn connection(accepted: Accepted, desk: Arc<SharedDesk>, age: Duration) {
         .initial_connection_window_size(BUFFERED_BYTES_MAX)
         .max_concurrent_reset_streams(STREAMS_MAX as usize)
         .max_pending_accept_reset_streams(STREAMS_MAX as usize);
-    let mut connection = match timeout(GREETING_TIME_MAX, builder.handshake(io)).await {
-        Ok(Ok(connection)) => connection,
-        _ => return shared.desk.count_dropped(),
+    let Ok(Ok(mut connection)) = timeout(GREETING_TIME_MAX, builder.handshake(io)).await else {
+        return shared.desk.count_dropped();
     };
+    let stopped = async { drop(stopped.wait_for(|stopped| *stopped).await) };
+    if converse(&shared, &mut connection, age, stopped).await {
+        connection.graceful_shutdown();
+        shared.closing.send_replace(true);
+        let rest = async {
+            while let Some(Ok((request, respond))) = connection.accept().await {
+                begin(&shared, request, respond);
+            }
+        };
+        let _ = timeout(CLOSE_TIME_MAX, rest).await;
+    }
+    shared.closing.send_replace(true);
+}
+
+/// Begins calls as they come. Whether the connection is still there when they may come no more.
+async fn converse<S>(
+    shared: &Rc<Shared>,
+    connection: &mut Connection<Socket<S>, Bytes>,
+    age: Duration,
+    stopped: impl Future<Output = ()>,
+) -> bool
+where
+    S: FnMut(&[u8]) + Unpin,
+{
     let pings = connection.ping_pong();
     let mut away = pin!(away(pings));
     let mut aged = pin!(sleep(age));
+    let mut stopped = pin!(stopped);
     loop {
         tokio::select! {
             accepted = connection.accept() => match accepted {
-                Some(Ok((request, respond))) => begin(&shared, request, respond),
-                Some(Err(_)) => return shared.desk.count_dropped(),
-                None => return,
+                Some(Ok((request, respond))) => begin(shared, request, respond),
+                Some(Err(_)) => break,
+                None => return false,
             },
-            () = &mut away => return shared.desk.count_dropped(),
-            () = &mut aged => break,
-            _ = stopped.wait_for(|stopped| *stopped) => break,
+            () = &mut away => break,
+            () = &mut aged => return true,
+            () = &mut stopped => return true,
         }
     }
-    connection.graceful_shutdown();
-    let rest = async {
-        while let Some(Ok((request, respond))) = connection.accept().await {
-            begin(&shared, request, respond);
-        }
-    };
-    let _ = timeout(CLOSE_TIME_MAX, rest).await;
+    shared.desk.count_dropped();
+    false
 }
 
 /// Comes to its end when the other end is not there any more.
@@ -149,18 +182,12 @@ async fn call(shared: &Rc<Shared>, request: Request<RecvStream>, mut respond: Se
         let _ = respond.send_response(response, true);
         return;
     }
-    let answered = match timeout(BODY_TIME_MAX, read_body(body)).await {
-        Ok(Ok(body)) => service::answer(&shared.desk, head.uri.path(), &body).await,
-        Ok(Err(Unread::Gone)) => return,
-        Ok(Err(Unread::TooLong(found))) => {
-            shared.desk.count_requests(1, 1);
-            Err(grpc::too_long(found))
-        }
-        Err(_) => {
-            shared.desk.count_requests(1, 1);
-            Err(Fault::invalid(format!("the message did not come within {BODY_TIME_MAX:?}")))
-        }
-    };
+    if head.uri.path() == health::WATCH {
+        // In a box, so that each check does not carry room for it.
+        return Box::pin(watch(shared, body, respond)).await;
+    }
+    let Some(answered) = answer(shared, &head, body).await else { return };
+    shared.desk.count_requests(1, answered.is_err().into());
     let permit = answered.as_ref().ok().and_then(|reply| reply.permit);
     let is_heard = match permit {
         Some(permit) => shared.grants.borrow_mut().give(stream, permit),
@@ -172,6 +199,72 @@ async fn call(shared: &Rc<Shared>, request: Request<RecvStream>, mut respond: Se
     if let Some(permit) = permit {
         let _ = shared.grants.borrow_mut().reset(stream);
         service::release(&shared.desk, permit).await;
+    }
+}
+
+/// What a call is answered; `None`: its client has given it up.
+async fn answer(
+    shared: &Rc<Shared>,
+    head: &request::Parts,
+    body: RecvStream,
+) -> Option<Result<Reply, Fault>> {
+    let wait = head.headers.get(GRPC_TIMEOUT).map(|value| grpc::wait(value.as_bytes()));
+    let wait = match wait.transpose() {
+        Ok(wait) => wait,
+        Err(fault) => return Some(Err(fault)),
+    };
+    let late_at = wait.map(|wait| shared.desk.now().after(wait));
+    match body_within(wait, body).await {
+        Ok(body) => Some(service::answer(&shared.desk, head.uri.path(), &body, late_at).await),
+        Err(fault) => fault.map(Err),
+    }
+}
+
+/// Tells whether this node serves, and again whenever that changes.
+async fn watch(shared: &Rc<Shared>, body: RecvStream, mut respond: SendResponse<Bytes>) {
+    let service = match body_within(None, body).await {
+        Ok(body) => health::service(&body),
+        Err(Some(fault)) => Err(fault),
+        Err(None) => return,
+    };
+    let watches = shared.watches.get();
+    let service = service.and_then(|service| match watches < WATCHES_MAX {
+        true => Ok(service),
+        false => {
+            let message =
+                format!("the connection has {watches} watches, allowed are {WATCHES_MAX}");
+            Err(Fault::new(Code::ResourceExhausted, message))
+        }
+    });
+    shared.desk.count_requests(1, service.is_err().into());
+    let service = match service {
+        Ok(service) => service,
+        Err(fault) => return drop(send(&mut respond, Err(fault))),
+    };
+    shared.watches.set(watches + 1);
+    if let Ok(mut stream) = respond.send_response(grpc_response(), false)
+        && health::watch(&shared.desk, &service, &mut stream, shared.closing.subscribe())
+            .await
+            .is_ok()
+    {
+        let _ = stream.send_trailers(trailers(HeaderValue::from(Code::Unavailable as u16)));
+    }
+    shared.watches.set(shared.watches.get() - 1);
+}
+
+/// The body of a call whose client waits for so long. No fault: it does not wait any more.
+async fn body_within(wait: Option<Nanos>, body: RecvStream) -> Result<Bytes, Option<Fault>> {
+    let wait = wait.map(|wait| Duration::from_nanos(wait.get()));
+    let time_max = wait.map_or(BODY_TIME_MAX, |wait| wait.min(BODY_TIME_MAX));
+    match timeout(time_max, read_body(body)).await {
+        Ok(Ok(body)) => Ok(body),
+        Ok(Err(Unread::Gone)) => Err(None),
+        Ok(Err(Unread::TooLong(found))) => Err(Some(grpc::too_long(found))),
+        Err(_) if time_max < BODY_TIME_MAX => Err(Some(Fault::late())),
+        Err(_) => {
+            let message = format!("the message did not come within {BODY_TIME_MAX:?}");
+            Err(Some(Fault::invalid(message)))
+        }
     }
 }
 
@@ -210,15 +303,12 @@ fn send(
     respond: &mut SendResponse<Bytes>,
     answered: Result<Reply, Fault>,
 ) -> Result<(), h2::Error> {
-    let mut response = Response::new(());
-    response.headers_mut().insert(CONTENT_TYPE, GRPC);
+    let mut response = grpc_response();
     match answered {
         Ok(reply) => {
             let mut stream = respond.send_response(response, false)?;
             stream.send_data(Bytes::from(reply.body), false)?;
-            let mut trailers = HeaderMap::with_capacity(1);
-            trailers.insert(GRPC_STATUS, HeaderValue::from_static("0"));
-            stream.send_trailers(trailers)
+            stream.send_trailers(trailers(HeaderValue::from_static("0")))
         }
         Err(fault) => {
             let headers = response.headers_mut();
@@ -232,87 +322,33 @@ fn send(
     }
 }
 
-/// A socket that sees which streams are reset, and whose other end must take what it is sent; the
-/// library waits for that without end.
-struct Io {
-    stream: TcpStream,
-    frames: Frames,
-    shared: Rc<Shared>,
-    stall: Option<Pin<Box<Sleep>>>,
+fn grpc_response() -> Response<()> {
+    let mut response = Response::new(());
+    response.headers_mut().insert(CONTENT_TYPE, GRPC);
+    response
 }
 
-impl Io {
-    fn new(stream: TcpStream, shared: Rc<Shared>) -> Self {
-        Self { stream, frames: Frames::new(), shared, stall: None }
-    }
-
-    fn watch<T>(
-        &mut self,
-        polled: Poll<io::Result<T>>,
-        context: &mut Context<'_>,
-    ) -> Poll<io::Result<T>> {
-        if polled.is_ready() {
-            self.stall = None;
-            return polled;
-        }
-        let stall = self.stall.get_or_insert_with(|| Box::pin(sleep(STALL_TIME_MAX)));
-        stall.as_mut().poll(context).map(|()| Err(io::ErrorKind::TimedOut.into()))
-    }
+fn trailers(status: HeaderValue) -> HeaderMap {
+    let mut trailers = HeaderMap::with_capacity(1);
+    trailers.insert(GRPC_STATUS, status);
+    trailers
 }
 
-impl AsyncRead for Io {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let Self { stream, frames, shared, .. } = &mut *self;
-        let before = buffer.filled().len();
-        let polled = Pin::new(stream).poll_read(context, buffer);
-        if let Poll::Ready(Ok(())) = polled {
-            frames.read(&buffer.filled()[before..], |stream| {
-                let Some(permit) = shared.grants.borrow_mut().reset(stream) else { return };
-                let shared = Rc::clone(shared);
-                tokio::task::spawn_local(async move {
-                    service::release(&shared.desk, permit).await;
-                });
+/// A connection's socket, of which is seen what streams are reset.
+fn shown(stream: TcpStream, shared: &Rc<Shared>) -> Socket<impl FnMut(&[u8]) + Unpin + use<>> {
+    let (mut frames, shared) = (Frames::new(), Rc::clone(shared));
+    Socket::new(stream, STALL_TIME_MAX, move |bytes| {
+        frames.read(bytes, |stream| {
+            if planted(Mutant::ResetsUnseen) {
+                return;
+            }
+            let Some(permit) = shared.grants.borrow_mut().reset(stream) else { return };
+            let shared = Rc::clone(&shared);
+            tokio::task::spawn_local(async move {
+                service::release(&shared.desk, permit).await;
             });
-        }
-        polled
-    }
-}
-
-impl AsyncWrite for Io {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.watch(polled, context)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let polled = Pin::new(&mut self.stream).poll_flush(context);
-        self.watch(polled, context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
-        self.watch(polled, context)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
+        });
+    })
 }
 
 #[cfg(test)]

@@ -2,7 +2,9 @@
 
 use std::borrow::Cow;
 
-use super::{MESSAGE_BYTES_MAX, MESSAGE_TEXT_BYTES_MAX};
+use crate::engine::time::Nanos;
+
+use super::{FOUND_CHARS_MAX, MESSAGE_BYTES_MAX, MESSAGE_TEXT_BYTES_MAX};
 
 /// Bytes before a message: whether it is compressed, and its length.
 pub(super) const PREFIX_BYTES: usize = 5;
@@ -12,8 +14,12 @@ pub(super) const PREFIX_BYTES: usize = 5;
 pub(super) enum Code {
     /// Caller: what was sent cannot be.
     InvalidArgument = 3,
+    /// Caller: it was too late before it was decided.
+    DeadlineExceeded = 4,
     /// Caller: there is no such service for health to tell of.
     NotFound = 5,
+    /// Caller: it has as many of these as there may be.
+    ResourceExhausted = 8,
     /// Caller: there is no such method.
     Unimplemented = 12,
     /// Operator: nothing can be decided now.
@@ -36,6 +42,11 @@ impl Fault {
         Self::new(Code::InvalidArgument, message)
     }
 
+    /// What a caller is told whose deadline has passed.
+    pub(super) fn late() -> Self {
+        Self::new(Code::DeadlineExceeded, "the call's deadline passed before it was decided")
+    }
+
     /// The message as the header `grpc-message` has it: visible ASCII, the rest escaped, and not
     /// longer than a header may be.
     pub(super) fn header(&self) -> String {
@@ -51,6 +62,31 @@ impl Fault {
         }
         out
     }
+}
+
+/// How long a caller waits, as the header `grpc-timeout` says it: up to eight digits and a unit.
+pub(super) fn wait(header: &[u8]) -> Result<Nanos, Fault> {
+    let wrong = || {
+        let found = shown(&String::from_utf8_lossy(header));
+        let allowed = "1 to 8 digits and one of H, M, S, m, u, n";
+        Fault::invalid(format!("grpc-timeout is `{found}`, allowed are {allowed}"))
+    };
+    let Some((unit, digits)) = header.split_last() else { return Err(wrong()) };
+    let is_number = (1..=8).contains(&digits.len()) && digits.iter().all(u8::is_ascii_digit);
+    let nanos = match unit {
+        b'H' => 3_600_000_000_000,
+        b'M' => 60_000_000_000,
+        b'S' => 1_000_000_000,
+        b'm' => 1_000_000,
+        b'u' => 1000,
+        b'n' => 1,
+        _ => return Err(wrong()),
+    };
+    if !is_number {
+        return Err(wrong());
+    }
+    let count = digits.iter().fold(0_u64, |count, digit| count * 10 + u64::from(digit - b'0'));
+    Ok(Nanos::new(count.saturating_mul(nanos)))
 }
 
 /// The message of a call's body.
@@ -77,6 +113,14 @@ pub(super) fn unframed(body: &[u8]) -> Result<&[u8], Fault> {
     Ok(message)
 }
 
+/// A found value, cut to a length that a message can hold.
+pub(super) fn shown(found: &str) -> String {
+    match found.char_indices().nth(FOUND_CHARS_MAX) {
+        None => found.to_owned(),
+        Some((end, _)) => format!("{}… ({} bytes)", &found[..end], found.len()),
+    }
+}
+
 /// What a caller is told whose message is too long.
 pub(super) fn too_long(found: usize) -> Fault {
     let message = format!("the message has {found} bytes, allowed are {MESSAGE_BYTES_MAX}");
@@ -94,7 +138,7 @@ pub(super) fn framed(message: &impl prost::Message) -> Vec<u8> {
 }
 
 /// Reads a message.
-pub(super) fn decode<M: prost::Message + Default>(message: &[u8]) -> Result<M, Fault> {
+pub(super) fn decode<M: prost::Message + Default>(message: impl bytes::Buf) -> Result<M, Fault> {
     let wrong = |error: prost::DecodeError| -> Cow<'static, str> {
         format!("the message cannot be read: {error}").into()
     };
@@ -123,6 +167,26 @@ mod tests {
     }
 
     #[test]
+    fn a_wait_is_digits_and_a_unit() {
+        for (header, nanos) in [
+            ("250m", 250_000_000),
+            ("1S", 1_000_000_000),
+            ("0n", 0),
+            ("7u", 7000),
+            ("2M", 120_000_000_000),
+            ("1H", 3_600_000_000_000),
+            // Longer than moments can be told.
+            ("99999999H", u64::MAX),
+        ] {
+            assert_eq!(wait(header.as_bytes()), Ok(Nanos::new(nanos)), "{header}");
+        }
+        for header in ["", "m", "250", "250 m", "-1S", "123456789m", "1s", "1\u{b5}"] {
+            let fault = wait(header.as_bytes()).unwrap_err();
+            assert_eq!(fault.code, Code::InvalidArgument, "{header}");
+        }
+    }
+
+    #[test]
     fn what_is_wrong_is_told_in_visible_ascii_of_a_bounded_length() {
         let header = Fault::invalid("100 % of `é`\n").header();
         assert_eq!(header, "100 %25 of `%C3%A9`%0A");
@@ -133,7 +197,7 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_framed_is_read_again(domain in ".{0,9}", hits: u32, value: Vec<u8>) {
-            let entries = vec![Entry { key: "k".to_owned(), value }];
+            let entries = vec![Entry { key: "k".to_owned(), value: value.into() }];
             let descriptors = vec![RateLimitDescriptor { entries, ..Default::default() }];
             let message = RateLimitRequest { domain, descriptors, hits_addend: hits };
             let framed = framed(&message);

@@ -6,6 +6,7 @@
 //! | --- | --- |
 //! | `RateLimitService/ShouldRateLimit` | statuses in the descriptors' order, the policy's headers and body |
 //! | `grpc.health.v1.Health/Check` | whether this node serves |
+//! | `grpc.health.v1.Health/Watch` | the same, and again whenever it changes |
 //!
 //! Alone knows Protobuf, and HTTP/2 without a server around it: the number of a stream and its
 //! reset decide what becomes of a permit. `request`, `answer`, `grpc` and `resets` are pure.
@@ -19,6 +20,8 @@ mod request;
 mod answer;
 
 mod service;
+
+mod health;
 
 mod resets;
 
@@ -36,7 +39,7 @@ use std::time::Duration;
 use crate::metrics::cells::Protocol;
 
 use super::Instance;
-use super::threads::{Door, Threads};
+use super::threads::{Door, Listener};
 
 /// The most bytes of a message. All headers that Envoy takes from a client, 60 KiB, fit four times.
 pub const MESSAGE_BYTES_MAX: usize = 256 * 1024;
@@ -61,6 +64,13 @@ pub const STREAMS_MAX: u32 = 1024;
 
 /// The most calls in progress on one connection, those that its client gave up included.
 pub const CALLS_MAX: usize = 2 * STREAMS_MAX as usize;
+
+/// The most calls of one connection that watch this node's health: each waits for as long as its
+/// client likes.
+pub const WATCHES_MAX: usize = 16;
+
+/// How often a call that watches looks for a change.
+pub const WATCH_EVERY: Duration = Duration::from_millis(250);
 
 /// The most bytes of what a caller is told that is wrong.
 pub const MESSAGE_TEXT_BYTES_MAX: usize = 1024;
@@ -98,40 +108,19 @@ const REFUSAL: &[u8] = &[
     0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 11, // GOAWAY
 ];
 
-/// The door, open but not yet served.
-pub struct Listener(Threads);
-
-impl Listener {
-    /// Takes the address and starts `count` threads. `grace` is how long connections have to end
-    /// once the door closes.
-    ///
-    /// # Errors
-    /// The operating system's: mostly that the address is taken.
-    pub fn open(
-        address: SocketAddr,
-        count: NonZeroUsize,
-        grace: Duration,
-        instance: &Arc<Instance>,
-    ) -> io::Result<Self> {
-        let serve = |desk| connection::serve(desk, CONNECTION_TIME);
-        let door = Door { protocol: Protocol::Envoy, refusal: REFUSAL, serve: Arc::new(serve) };
-        let connections = &instance.envoy_connections;
-        Threads::open(&door, address, count, grace, instance, connections).map(Self)
-    }
-
-    /// The address taken, with the port that the system chose if none was given.
-    ///
-    /// # Errors
-    /// The operating system's.
-    pub fn address(&self) -> io::Result<SocketAddr> {
-        self.0.address()
-    }
-
-    /// Accepts until `stop` is done, then lets connections end.
-    ///
-    /// # Errors
-    /// If the socket cannot be watched at all.
-    pub async fn serve(self, stop: impl Future<Output = ()>) -> io::Result<()> {
-        self.0.serve(stop).await
-    }
+/// Takes the address and starts `count` threads. `grace` is how long connections have to end
+/// once the door closes.
+///
+/// # Errors
+/// The operating system's: mostly that the address is taken.
+pub fn open(
+    address: SocketAddr,
+    count: NonZeroUsize,
+    grace: Duration,
+    instance: &Arc<Instance>,
+) -> io::Result<Listener> {
+    let serve = |desk| connection::serve(desk, CONNECTION_TIME);
+    let door = Door { protocol: Protocol::Envoy, refusal: REFUSAL, serve: Arc::new(serve) };
+    let connections = &instance.envoy_connections;
+    Listener::open(&door, address, count, grace, instance, connections)
 }

@@ -5,9 +5,8 @@
 //! has text: one byte of a header that is no UTF-8 would otherwise fail the whole call, and most
 //! proxies let a call pass that failed.
 
-use std::collections::BTreeMap;
-
-use prost::Message;
+use bytes::Bytes;
+use prost::{Message, encode_length_delimiter, length_delimiter_len};
 
 /// `envoy.service.ratelimit.v3.RateLimitRequest`.
 #[derive(Clone, PartialEq, Message)]
@@ -40,8 +39,9 @@ pub(super) struct RateLimitDescriptor {
 pub(super) struct Entry {
     #[prost(string, tag = "1")]
     pub(super) key: String,
-    #[prost(bytes = "vec", tag = "2")]
-    pub(super) value: Vec<u8>,
+    /// A part of the call's body.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub(super) value: Bytes,
 }
 
 /// `RateLimitDescriptor.RateLimitOverride`; that it is there is all that is looked at.
@@ -75,8 +75,9 @@ pub(super) struct RateLimitResponse {
     pub(super) response_headers_to_add: Vec<HeaderValue>,
     #[prost(bytes = "vec", tag = "5")]
     pub(super) raw_body: Vec<u8>,
-    #[prost(message, optional, tag = "6")]
-    pub(super) dynamic_metadata: Option<Struct>,
+    /// [`Texts`].
+    #[prost(bytes = "vec", optional, tag = "6")]
+    pub(super) dynamic_metadata: Option<Vec<u8>>,
 }
 
 /// `RateLimitResponse.DescriptorStatus`.
@@ -133,18 +134,34 @@ pub(super) struct HeaderValue {
     pub(super) value: String,
 }
 
-/// `google.protobuf.Struct` of texts.
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct Struct {
-    #[prost(btree_map = "string, message", tag = "1")]
-    pub(super) fields: BTreeMap<String, Value>,
-}
+/// `google.protobuf.Struct` of texts, as its bytes: a map of them would take more allocations than
+/// the rest of an answer.
+#[derive(Debug, Default)]
+pub(super) struct Texts(Vec<u8>);
 
-/// `google.protobuf.Value` that is text.
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct Value {
-    #[prost(string, optional, tag = "3")]
-    pub(super) text: Option<String>,
+impl Texts {
+    /// Adds a field whose value is text.
+    pub(super) fn put(&mut self, name: &str, text: &str) {
+        let delimited = |length: usize| 1 + length_delimiter_len(length) + length;
+        let value = delimited(text.len());
+        self.begin(1, delimited(name.len()) + delimited(value));
+        self.begin(1, name.len());
+        self.0.extend_from_slice(name.as_bytes());
+        self.begin(2, value);
+        self.begin(3, text.len());
+        self.0.extend_from_slice(text.as_bytes());
+    }
+
+    /// Begins a field of so many bytes.
+    fn begin(&mut self, tag: u8, length: usize) {
+        self.0.push(tag << 3 | 2);
+        let written = encode_length_delimiter(length, &mut self.0);
+        debug_assert!(written.is_ok(), "a vector has room");
+    }
+
+    pub(super) fn into_bytes(self) -> Vec<u8> {
+        self.0
+    }
 }
 
 /// `grpc.health.v1.HealthCheckRequest`.
@@ -168,4 +185,5 @@ pub(super) enum Health {
     Unknown = 0,
     Serving = 1,
     NotServing = 2,
+    ServiceUnknown = 3,
 }

@@ -13,9 +13,9 @@ use crate::engine::quota::UNITS_MAX;
 use crate::policy::import::attribute_name;
 use crate::policy::{Handle, Part, Policy, Request};
 
-use super::grpc::Fault;
+use super::grpc::{Fault, shown};
 use super::proto::{RateLimitDescriptor, RateLimitRequest};
-use super::{DESCRIPTORS_MAX, ENTRIES_MAX, FOUND_CHARS_MAX, KEY_BYTES_MAX};
+use super::{DESCRIPTORS_MAX, ENTRIES_MAX, KEY_BYTES_MAX};
 
 /// The meter that hits are counted by where a descriptor names no limit.
 const REQUESTS: &str = "requests";
@@ -274,13 +274,5 @@ fn cost_meter(key: &str) -> Option<&str> {
     match key.strip_prefix(COST)? {
         "" => Some(REQUESTS),
         rest => rest.strip_prefix('.'),
-    }
-}
-
-/// A found value, cut to a length that a message can hold.
-fn shown(found: &str) -> String {
-    match found.char_indices().nth(FOUND_CHARS_MAX) {
-        None => found.to_owned(),
-        Some((end, _)) => format!("{}… ({} bytes)", &found[..end], found.len()),
     }
 }

@@ -2,18 +2,20 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use crate::doors::{Batch, Intent, SharedDesk};
 use crate::engine::permit::PermitId;
+use crate::engine::time::Timestamp;
 use crate::policy::Part;
 
 use super::answer::{self, Place};
 use super::grpc::{Code, Fault, decode, framed, unframed};
-use super::proto::{Health, HealthCheckRequest, HealthCheckResponse, RateLimitRequest};
+use super::health;
+use super::proto::RateLimitRequest;
 use super::request::{self, Act};
 
-const SERVICE: &str = "envoy.service.ratelimit.v3.RateLimitService";
 const SHOULD_RATE_LIMIT: &str = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit";
-const HEALTH_CHECK: &str = "/grpc.health.v1.Health/Check";
 
 /// A message, framed, and what it gives to who hears it.
 #[derive(Debug)]
@@ -22,26 +24,30 @@ pub(super) struct Reply {
     pub(super) permit: Option<PermitId>,
 }
 
-/// Answers a call of `path` whose body is `body`, and counts it.
+/// Answers a call of `path` whose body is `body`. From `late_at` on nobody waits for it.
 pub(super) async fn answer(
     desk: &Arc<SharedDesk>,
     path: &str,
-    body: &[u8],
+    body: &Bytes,
+    late_at: Option<Timestamp>,
 ) -> Result<Reply, Fault> {
-    let answered = match path {
-        SHOULD_RATE_LIMIT => should_rate_limit(desk, body).await,
-        HEALTH_CHECK => health(desk, body),
+    match path {
+        SHOULD_RATE_LIMIT => should_rate_limit(desk, body, late_at).await,
+        health::CHECK => health::check(desk, body).map(|body| Reply { body, permit: None }),
         _ => {
-            let message = format!("there are the methods {SHOULD_RATE_LIMIT} and {HEALTH_CHECK}");
+            let (check, watch) = (health::CHECK, health::WATCH);
+            let message = format!("there are the methods {SHOULD_RATE_LIMIT}, {check}, {watch}");
             Err(Fault::new(Code::Unimplemented, message))
         }
-    };
-    desk.count_requests(1, answered.is_err().into());
-    answered
+    }
 }
 
-async fn should_rate_limit(desk: &Arc<SharedDesk>, body: &[u8]) -> Result<Reply, Fault> {
-    let message: RateLimitRequest = decode(unframed(body)?)?;
+async fn should_rate_limit(
+    desk: &Arc<SharedDesk>,
+    body: &Bytes,
+    late_at: Option<Timestamp>,
+) -> Result<Reply, Fault> {
+    let message: RateLimitRequest = decode(body.slice_ref(unframed(body)?))?;
     let mut batch = Batch::new(desk);
     let loaded = Arc::clone(batch.loaded());
     let call = request::read(&message, &loaded.policy)?;
@@ -63,6 +69,10 @@ async fn should_rate_limit(desk: &Arc<SharedDesk>, body: &[u8]) -> Result<Reply,
     }
     let check =
         (!checked.is_empty()).then(|| batch.check_together(call.handle, &checked, Intent::Charge));
+    // What comes after the fact is done however late: nobody would ask for it again.
+    if let (Some(late_at), Some(_)) = (late_at, check) {
+        batch.due(late_at);
+    }
     batch.decide().await;
     let answered = answer::answer(&batch, call.handle, check, &places)?;
     Ok(Reply { body: framed(&answered.response), permit: answered.permit })
@@ -73,17 +83,4 @@ pub(super) async fn release(desk: &Arc<SharedDesk>, permit: PermitId) {
     let mut batch = Batch::new(desk);
     batch.release(permit);
     batch.decide().await;
-}
-
-fn health(desk: &Arc<SharedDesk>, body: &[u8]) -> Result<Reply, Fault> {
-    let message: HealthCheckRequest = decode(unframed(body)?)?;
-    if !["", SERVICE].contains(&&*message.service) {
-        return Err(Fault::new(Code::NotFound, format!("there is the service {SERVICE}")));
-    }
-    let serves = desk.with(|desk| {
-        let steering = desk.instance.steering.get();
-        !desk.instance.is_draining() && steering.is_none_or(|it| it.readiness().is_ok())
-    });
-    let status = if serves { Health::Serving } else { Health::NotServing } as i32;
-    Ok(Reply { body: framed(&HealthCheckResponse { status }), permit: None })
 }

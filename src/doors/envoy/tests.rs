@@ -1,10 +1,12 @@
 //! Calls on simulated time: against a plain model, against what the reference service says of its
 //! examples, and with bytes that nobody should send.
 
+mod conversations;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
+use bytes::Bytes;
 use proptest::prelude::*;
 use prost::Message;
 
@@ -12,12 +14,11 @@ use super::answer::{self, Place};
 use super::grpc::{decode, framed, unframed};
 use super::proto::{
     Code, Entry, RateLimitDescriptor, RateLimitOverride, RateLimitRequest, RateLimitResponse,
-    UInt64Value,
+    Texts, UInt64Value,
 };
 use super::request::{self, Act};
-use super::{connection, service};
+use super::service;
 use crate::clock::Clock;
-use crate::doors::threads::Accepted;
 use crate::doors::{Batch, Instance, Intent, Loaded, SharedDesk};
 use crate::engine::key::Seed;
 use crate::engine::table::Stamp;
@@ -81,7 +82,7 @@ impl Side {
 fn descriptor(entries: &[(&str, &str)]) -> RateLimitDescriptor {
     let entry = |(key, value): &(&str, &str)| Entry {
         key: (*key).to_owned(),
-        value: value.as_bytes().to_vec(),
+        value: Bytes::copy_from_slice(value.as_bytes()),
     };
     RateLimitDescriptor { entries: entries.iter().map(entry).collect(), ..Default::default() }
 }
@@ -193,7 +194,14 @@ mod reference {
         let two = [("key_2", "value_2"), ("user", "bkthomps")];
         assert_eq!(side.passes("example7", &one, 20), 5);
         assert_eq!(side.passes("example7", &two, 20), 10);
-        // That the second takes the first's place in a call of both is what has no equal.
+        // That the second takes the first's place in a call of both is what has no equal: there the
+        // first is not looked at, here it denies.
+        let call: [&[(&str, &str)]; 2] = [&one, &two];
+        assert_eq!(side.ask("example7", &call), [false, false, false]);
+        let side = imported(yaml);
+        for index in 0..6 {
+            assert_eq!(side.ask("example7", &call)[0], index < 5, "{index}");
+        }
         let notes = crate::policy::import::envoy(yaml).unwrap().notes;
         assert!(notes.len() == 1 && notes[0].text.contains("`replaces` has no equal"));
 
@@ -309,35 +317,34 @@ proptest! {
     }
 }
 
-/// A proxy keeps its connections for good; one that is old enough is told to come again, and what
-/// was asked on it is answered.
-#[test]
-fn a_connection_ends_at_its_age() {
-    let side = Side::new(POLICY);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let talk = async {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let client = tokio::net::TcpStream::connect(address).await.unwrap();
-        let (stream, peer) = listener.accept().await.unwrap();
-        let (_stop, stopped) = tokio::sync::watch::channel(false);
-        let serve = connection::serve(Arc::clone(&side.desk), Duration::from_millis(100));
-        tokio::task::spawn_local(serve(Accepted { stream, peer, stopped }));
-        let (mut send, connection) = h2::client::handshake(client).await.unwrap();
-        let ended = tokio::task::spawn_local(connection);
-        let request = hyper::Request::post("http://x/grpc.health.v1.Health/Check")
-            .header("content-type", "application/grpc")
-            .body(())
-            .unwrap();
-        let (response, mut body) = send.send_request(request, false).unwrap();
-        body.send_data(bytes::Bytes::from_static(&[0; 5]), true).unwrap();
-        assert_eq!(response.await.unwrap().status(), 200);
-        // It ends by itself, though its client would go on.
-        ended.await.unwrap().unwrap();
-        assert!(send.ready().await.is_err());
-    };
-    let talk = async { tokio::time::timeout(Duration::from_secs(20), talk).await.unwrap() };
-    tokio::task::LocalSet::new().block_on(&runtime, talk);
+/// `google.protobuf.Struct`, as far as it holds texts.
+#[derive(Clone, PartialEq, Message)]
+struct Struct {
+    #[prost(btree_map = "string, message", tag = "1")]
+    fields: BTreeMap<String, Value>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Value {
+    #[prost(string, tag = "3")]
+    text: String,
+}
+
+fn metadata(response: &RateLimitResponse) -> BTreeMap<String, String> {
+    let texts: Struct = decode(response.dynamic_metadata.as_deref().unwrap_or_default()).unwrap();
+    texts.fields.into_iter().map(|(name, value)| (name, value.text)).collect()
+}
+
+proptest! {
+    #[test]
+    fn texts_are_read_as_they_were_put(
+        texts in prop::collection::btree_map(".{0,9}", ".{0,200}", 0..6),
+    ) {
+        let mut put = Texts::default();
+        texts.iter().for_each(|(name, text)| put.put(name, text));
+        let dynamic_metadata = Some(put.into_bytes());
+        prop_assert_eq!(metadata(&RateLimitResponse { dynamic_metadata, ..Default::default() }), texts);
+    }
 }
 
 /// A call with everything that may be in one.
@@ -380,7 +387,7 @@ proptest! {
                 body.extend_from_slice(&(message.len() as u32).to_be_bytes());
             }
             body.extend_from_slice(&message);
-            let answered = runtime.block_on(service::answer(&side.desk, paths[method], &body));
+            let answered = runtime.block_on(service::answer(&side.desk, paths[method], &body.into(), None));
             if let Ok(reply) = answered
                 && method == 0
             {

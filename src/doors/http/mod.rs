@@ -28,7 +28,7 @@ use std::time::Duration;
 use crate::metrics::cells::Protocol;
 
 use super::Instance;
-use super::threads::{Door, Threads};
+use super::threads::{Door, Listener};
 
 pub use forwarded::Forwarded;
 
@@ -65,42 +65,21 @@ pub const STREAMS_MAX: u32 = 128;
 const REFUSAL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\
                          connection: close\r\n\r\n";
 
-/// The door, open but not yet served.
-pub struct Listener(Threads);
-
-impl Listener {
-    /// Takes the address and starts `count` threads. `grace` is how long connections have to end
-    /// once the door closes.
-    ///
-    /// # Errors
-    /// The operating system's: mostly that the address is taken.
-    pub fn open(
-        address: SocketAddr,
-        count: NonZeroUsize,
-        grace: Duration,
-        forwarded: Forwarded,
-        instance: &Arc<Instance>,
-    ) -> io::Result<Self> {
-        let forwarded = Arc::new(forwarded);
-        let serve = move |desk| connection::serve(desk, Arc::clone(&forwarded));
-        let door = Door { protocol: Protocol::Http, refusal: REFUSAL, serve: Arc::new(serve) };
-        let connections = &instance.http_connections;
-        Threads::open(&door, address, count, grace, instance, connections).map(Self)
-    }
-
-    /// The address taken, with the port that the system chose if none was given.
-    ///
-    /// # Errors
-    /// The operating system's.
-    pub fn address(&self) -> io::Result<SocketAddr> {
-        self.0.address()
-    }
-
-    /// Accepts until `stop` is done, then lets connections end.
-    ///
-    /// # Errors
-    /// If the socket cannot be watched at all.
-    pub async fn serve(self, stop: impl Future<Output = ()>) -> io::Result<()> {
-        self.0.serve(stop).await
-    }
+/// Takes the address and starts `count` threads. `grace` is how long connections have to end
+/// once the door closes.
+///
+/// # Errors
+/// The operating system's: mostly that the address is taken.
+pub fn open(
+    address: SocketAddr,
+    count: NonZeroUsize,
+    grace: Duration,
+    forwarded: Forwarded,
+    instance: &Arc<Instance>,
+) -> io::Result<Listener> {
+    let forwarded = Arc::new(forwarded);
+    let serve = move |desk| connection::serve(desk, Arc::clone(&forwarded));
+    let door = Door { protocol: Protocol::Http, refusal: REFUSAL, serve: Arc::new(serve) };
+    let connections = &instance.http_connections;
+    Listener::open(&door, address, count, grace, instance, connections)
 }

@@ -25,7 +25,7 @@ use std::time::Duration;
 use crate::metrics::cells::Protocol;
 
 use super::Instance;
-use super::threads::{Door, Threads};
+use super::threads::{Door, Listener};
 
 use session::Ground;
 
@@ -65,42 +65,21 @@ pub const STALL_TIME_MAX: Duration = Duration::from_secs(10);
 /// What Redis says to a connection that is one too many.
 const REFUSAL: &[u8] = b"-ERR max number of clients reached\r\n";
 
-/// The door, open but not yet served.
-pub struct Listener(Threads);
-
-impl Listener {
-    /// Takes the address and starts `count` threads. With a `password`, clients must give it.
-    /// `grace` is how long connections have to end once the door closes.
-    ///
-    /// # Errors
-    /// The operating system's: mostly that the address is taken.
-    pub fn open(
-        address: SocketAddr,
-        count: NonZeroUsize,
-        grace: Duration,
-        password: Option<&str>,
-        instance: &Arc<Instance>,
-    ) -> io::Result<Self> {
-        let ground = Arc::new(Ground::new(Arc::clone(instance), password));
-        let serve = move |desk| connection::serve(desk, Arc::clone(&ground));
-        let door = Door { protocol: Protocol::Resp, refusal: REFUSAL, serve: Arc::new(serve) };
-        let connections = &instance.resp_connections;
-        Threads::open(&door, address, count, grace, instance, connections).map(Self)
-    }
-
-    /// The address taken, with the port that the system chose if none was given.
-    ///
-    /// # Errors
-    /// The operating system's.
-    pub fn address(&self) -> io::Result<SocketAddr> {
-        self.0.address()
-    }
-
-    /// Accepts until `stop` is done, then lets connections end.
-    ///
-    /// # Errors
-    /// If the socket cannot be watched at all.
-    pub async fn serve(self, stop: impl Future<Output = ()>) -> io::Result<()> {
-        self.0.serve(stop).await
-    }
+/// Takes the address and starts `count` threads. With a `password`, clients must give it.
+/// `grace` is how long connections have to end once the door closes.
+///
+/// # Errors
+/// The operating system's: mostly that the address is taken.
+pub fn open(
+    address: SocketAddr,
+    count: NonZeroUsize,
+    grace: Duration,
+    password: Option<&str>,
+    instance: &Arc<Instance>,
+) -> io::Result<Listener> {
+    let ground = Arc::new(Ground::new(Arc::clone(instance), password));
+    let serve = move |desk| connection::serve(desk, Arc::clone(&ground));
+    let door = Door { protocol: Protocol::Resp, refusal: REFUSAL, serve: Arc::new(serve) };
+    let connections = &instance.resp_connections;
+    Listener::open(&door, address, count, grace, instance, connections)
 }
