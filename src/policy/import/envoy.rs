@@ -25,7 +25,7 @@ const NAME_BYTES: usize = 56;
 /// Where the rules are wrong.
 pub fn envoy(text: &str) -> Result<Imported, Note> {
     let root = read(text)?;
-    let mut import = Import { rules: Vec::new(), notes: Vec::new() };
+    let mut import = Import { rules: Vec::new(), notes: Vec::new(), replaced: Vec::new() };
     let mut root = Fields::of(&root, "the file")?;
     let domain = match root.take("domain") {
         Some(node) => text_of(node, "domain")?,
@@ -46,6 +46,7 @@ pub fn envoy(text: &str) -> Result<Imported, Note> {
             format!("`{domain}` cannot be the name of an API: have Envoy say domain `{api}`");
         import.note(root.line, text);
     }
+    import.tell_replaced();
     let policy = import.write(&api, &domain);
     import.notes.sort_by_key(|note| note.line);
     Ok(Imported { policy, notes: import.notes })
@@ -54,6 +55,8 @@ pub fn envoy(text: &str) -> Result<Imported, Note> {
 struct Import {
     rules: Vec<Rule>,
     notes: Vec<Note>,
+    /// Names of rules that another takes the place of, by the line that says so.
+    replaced: Vec<(usize, String)>,
 }
 
 /// One level of a rule.
@@ -186,9 +189,7 @@ impl Import {
         let mut fields = Fields::of(node, "rate_limit")?;
         let name = fields.take("name").map(|node| text_of(node, "name")).transpose()?;
         if let Some(replaces) = fields.take("replaces") {
-            let text = "`replaces` has no equal: each descriptor of a call is held to its own \
-                        limits; have Envoy send one descriptor, or leave the general one out";
-            self.note(replaces.line, text);
+            self.replaces(replaces, name.as_deref())?;
         }
         let unlimited = flag(&mut fields, "unlimited")?;
         let unit = fields.take("unit").map(|node| Ok((node.line, text_of(node, "unit")?)));
@@ -234,6 +235,42 @@ impl Import {
         }
         self.rules.push(Rule { levels: levels.to_vec(), name, rate, shadow });
         Ok(())
+    }
+
+    fn replaces(&mut self, list: &Node, own_name: Option<&str>) -> Result<(), Note> {
+        let Value::List(names) = &list.value else {
+            return Err(note(list.line, "`replaces` is no list"));
+        };
+        for node in names {
+            let mut fields = Fields::of(node, "an entry of `replaces`")?;
+            let name = match fields.take("name") {
+                Some(name) => text_of(name, "name")?,
+                None => return Err(note(node.line, "an entry of `replaces` without `name`")),
+            };
+            if own_name == Some(&*name) {
+                return Err(note(node.line, format!("`{name}` cannot replace itself")));
+            }
+            self.replaced.push((list.line, name));
+        }
+        Ok(())
+    }
+
+    /// What becomes of `replaces`, which there is about the other descriptors of a call: a rule that
+    /// one of them comes down to is left out where another comes down to a rule that replaces it.
+    fn tell_replaced(&mut self) {
+        for (line, name) in core::mem::take(&mut self.replaced) {
+            // There, too, it then does nothing.
+            if !self.rules.iter().any(|rule| rule.name.as_deref() == Some(&*name)) {
+                self.note(line, format!("`replaces` is left out: no rule is called `{name}`"));
+                continue;
+            }
+            let text = format!(
+                "`replaces` has no equal: a limit here sees one descriptor and not what else is in \
+                 the call, so a call that brings both is held to `{name}` too; have Envoy send only \
+                 the descriptor that is to count"
+            );
+            self.note(line, text);
+        }
     }
 
     fn write(&mut self, api: &str, domain: &str) -> String {
@@ -437,132 +474,4 @@ fn quoted(text: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::super::super::{Policy, Source};
-    use super::*;
-    use crate::engine::key::Seed;
-
-    fn notes(text: &str) -> String {
-        let imported = envoy(text).unwrap();
-        compiled(&imported.policy);
-        imported.notes.iter().map(|note| format!("{note}\n")).collect()
-    }
-
-    fn compiled(text: &str) {
-        let compiled = Policy::compile(&[Source { name: "p", text }], &Seed::new([7; 16]));
-        if let Err(errors) = compiled {
-            panic!("{errors}\n{text}");
-        }
-    }
-
-    #[test]
-    fn a_rule_is_a_limit_for_exactly_its_descriptors() {
-        let text = "domain: messaging\ndescriptors:\n\
-                    - key: message_type\n  value: marketing\n  descriptors:\n\
-                    \x20 - key: to_number\n    rate_limit: { unit: day, requests_per_unit: 5 }\n\
-                    - key: to_number\n  rate_limit: { unit: Day, requests_per_unit: 100 }\n";
-        let imported = envoy(text).unwrap();
-        assert_eq!(imported.notes, []);
-        let (_, limits) = imported.policy.split_once("[api.messaging.limit]\n").unwrap();
-        assert_eq!(
-            limits,
-            "message_type_marketing_to_number = { on = { descriptor = \"message_type,to_number\", \
-             message_type = \"marketing\" }, per = [\"to_number\"], fixed = \"5/day\" }\n\
-             to_number = { on = { descriptor = \"to_number\" }, per = [\"to_number\"], \
-             fixed = \"100/day\" }\n"
-        );
-        compiled(&imported.policy);
-    }
-
-    #[test]
-    fn what_has_no_equal_is_said_with_its_line() {
-        let text = "domain: a.b\nunknown: 1\ndescriptors:\n\
-                    - key: k\n  detailed_metric: true\n  rate_limit:\n    unit: second\n\
-                    \x20   requests_per_unit: 1\n    replaces:\n    - name: x\n\
-                    - key: limit\n  rate_limit: { unit: hour, requests_per_unit: 1 }\n\
-                    - key: ip\n  value: 10.0.0.0/8\n  rate_limit: { unlimited: true }\n";
-        let found = notes(text);
-        for expected in [
-            "1: `a.b` cannot be the name of an API: have Envoy say domain `a_b`\n",
-            "2: `unknown` has no equal\n",
-            "4: `detailed_metric` has no equal",
-            "`replaces` has no equal",
-            "12: left out: the key `limit`",
-            "13: `10.0.0.0/8` is a network here",
-        ] {
-            assert!(found.contains(expected), "{expected}\n{found}");
-        }
-    }
-
-    #[test]
-    fn what_is_wrong_is_said_with_what_is_allowed() {
-        for (text, expected) in [
-            ("descriptors: []\n", "1: `domain` is missing"),
-            ("- a\n", "1: the file is no table"),
-            ("domain: a\ndescriptors: 1\n", "2: `descriptors` is no list"),
-            ("domain: a\ndescriptors:\n- value: x\n", "3: a descriptor without `key`"),
-            (
-                "domain: a\ndescriptors:\n- key: x\n- key: x\n",
-                "4: key `x` comes twice with one value",
-            ),
-            (
-                "domain: a\ndescriptors:\n- key: x\n  rate_limit: { unit: fortnight }\n",
-                "4: unit is `fortnight`, allowed are second",
-            ),
-            (
-                "domain: a\ndescriptors:\n- key: x\n  rate_limit: { unit: day, requests_per_unit: -1 }\n",
-                "4: requests_per_unit is `-1`, allowed is 0 to 4294967295",
-            ),
-            (
-                "domain: a\ndescriptors:\n- key: x\n  shadow_mode: maybe\n",
-                "4: shadow_mode is `maybe`, allowed are true and false",
-            ),
-        ] {
-            let found = envoy(text).unwrap_err().to_string();
-            assert!(found.starts_with(expected), "{found}\nis not\n{expected}");
-        }
-    }
-
-    fn key() -> impl Strategy<Value = String> {
-        "(generic_key|:path|k\\.1|remote_address|class|[a-c]{1,2})"
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
-
-        /// Whatever the keys and values, a policy comes of it that is one.
-        #[test]
-        fn what_is_imported_compiles(
-            rules in prop::collection::vec(
-                (prop::collection::vec((key(), "[-a-z\"\\\\*/.]{0,6}"), 1..4), 0_u32..9),
-                0..8,
-            ),
-        ) {
-            let mut text = "domain: d\ndescriptors:\n".to_owned();
-            if rules.is_empty() {
-                text = "domain: d\n".to_owned();
-            }
-            for (index, (levels, units)) in rules.iter().enumerate() {
-                // Each under a level of its own, so that no two are one.
-                text.push_str(&format!("- key: top\n  value: \"{index}\"\n"));
-                for (depth, (key, value)) in levels.iter().enumerate() {
-                    let pad = "  ".repeat(depth + 1);
-                    let value = value.replace('\\', "\\\\").replace('"', "\\\"");
-                    text.push_str(&format!(
-                        "{pad}descriptors:\n{pad}- key: '{key}'\n{pad}  value: \"{value}\"\n"
-                    ));
-                }
-                let pad = "  ".repeat(levels.len() + 1);
-                text.push_str(&format!(
-                    "{pad}rate_limit: {{ unit: hour, requests_per_unit: {units} }}\n"
-                ));
-            }
-            let imported = envoy(&text).map_err(|error| TestCaseError::fail(format!("{error}\n{text}")))?;
-            let source = Source { name: "p", text: &imported.policy };
-            let compiled = Policy::compile(&[source], &Seed::new([7; 16]));
-            prop_assert!(compiled.is_ok(), "{}\n{}", compiled.unwrap_err(), imported.policy);
-        }
-    }
-}
+mod tests;
