@@ -26,6 +26,12 @@ use super::{Answered, Consensus, Desk, Instance, Intent, Loaded, Problem};
 /// How often requests are resolved anew because the policy changed on their way.
 pub(crate) const TRIES_MAX: u32 = 3;
 
+/// Rooms that a thread keeps for batches to come.
+const ROOMS_MAX: usize = 16;
+
+/// The most values' bytes, or items, that a room may have room for and be kept.
+const ROOM_KEPT_MAX: usize = 4096;
+
 /// A desk for all connections of one thread of a door. They hold it while they decide, never while
 /// they wait.
 pub struct SharedDesk(Mutex<Inner>);
@@ -33,13 +39,14 @@ pub struct SharedDesk(Mutex<Inner>);
 struct Inner {
     desk: Desk,
     clock: LocalClock,
+    rooms: Vec<Room>,
 }
 
 impl SharedDesk {
     /// A desk for one thread of the door that speaks `protocol`.
     pub fn new(protocol: Protocol, instance: &Arc<Instance>) -> Arc<Self> {
         let (desk, clock) = (Desk::of(protocol, Arc::clone(instance)), instance.clock.local());
-        Arc::new(Self(Mutex::new(Inner { desk, clock })))
+        Arc::new(Self(Mutex::new(Inner { desk, clock, rooms: Vec::new() })))
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -73,6 +80,15 @@ impl SharedDesk {
 pub struct Batch {
     desk: Arc<SharedDesk>,
     loaded: Arc<Loaded>,
+    room: Room,
+    /// From when on nobody waits for the answers.
+    late_at: Option<Timestamp>,
+}
+
+/// What a batch holds, one item or request after the other. A thread's batches hand it on, because
+/// making room anew takes longer than deciding one check.
+#[derive(Default)]
+struct Room {
     items: Vec<Item>,
     /// Values of all requests, one after the other.
     bytes: Vec<u8>,
@@ -88,8 +104,34 @@ pub struct Batch {
     /// For each reading of a handle's item the index of its limit there.
     limits: Vec<u16>,
     readings: Vec<Reading>,
-    /// From when on nobody waits for the answers.
-    late_at: Option<Timestamp>,
+}
+
+impl Room {
+    fn clear(&mut self) {
+        let Self { items, bytes, values, costs, named, parts, charges, limits, readings } = self;
+        items.clear();
+        bytes.clear();
+        values.clear();
+        costs.clear();
+        named.clear();
+        parts.clear();
+        charges.clear();
+        limits.clear();
+        readings.clear();
+    }
+}
+
+impl Drop for Batch {
+    fn drop(&mut self) {
+        let mut room = core::mem::take(&mut self.room);
+        room.clear();
+        let largest =
+            room.bytes.capacity().max(room.parts.capacity()).max(room.readings.capacity());
+        let rooms = &mut self.desk.lock().rooms;
+        if largest <= ROOM_KEPT_MAX && rooms.len() < ROOMS_MAX {
+            rooms.push(room);
+        }
+    }
 }
 
 struct Item {
@@ -209,21 +251,11 @@ pub enum Outcome<'a> {
 impl Batch {
     /// An empty batch under the policy in force.
     pub fn new(desk: &Arc<SharedDesk>) -> Self {
-        let loaded = desk.lock().desk.instance.policy.load_full();
-        Self {
-            desk: Arc::clone(desk),
-            loaded,
-            items: Vec::new(),
-            bytes: Vec::new(),
-            values: Vec::new(),
-            costs: Vec::new(),
-            named: Vec::new(),
-            parts: Vec::new(),
-            charges: Vec::new(),
-            limits: Vec::new(),
-            readings: Vec::new(),
-            late_at: None,
-        }
+        let (loaded, room) = {
+            let mut inner = desk.lock();
+            (inner.desk.instance.policy.load_full(), inner.rooms.pop().unwrap_or_default())
+        };
+        Self { desk: Arc::clone(desk), loaded, room, late_at: None }
     }
 
     /// What is asked is not decided at `late_at` or later, by the clock of [`SharedDesk::now`], and
@@ -239,12 +271,12 @@ impl Batch {
 
     /// How many items there are.
     pub fn len(&self) -> usize {
-        self.items.len()
+        self.room.items.len()
     }
 
     /// Whether nothing is asked.
     pub fn is_empty(&self) -> bool {
-        self.items.is_empty()
+        self.room.items.is_empty()
     }
 
     /// Asks for a request of a handle of [`Batch::loaded`]. Returns the item's index.
@@ -257,12 +289,12 @@ impl Batch {
     /// none. One whose values do not fit the policy passes or denies as its limits'
     /// `when_unavailable` says, and takes nothing from the others. Returns the item's index.
     pub fn check_together(&mut self, handle: &Handle, parts: &[Part<'_>], intent: Intent) -> usize {
-        let from = self.parts.len();
+        let from = self.room.parts.len();
         for part in parts {
             let request = self.own_named(handle, &part.request, part.limits);
-            self.parts.push(AskedPart { request, resolved: None });
+            self.room.parts.push(AskedPart { request, resolved: None });
         }
-        self.push(Ask::Together { parts: from..self.parts.len(), intent })
+        self.push(Ask::Together { parts: from..self.room.parts.len(), intent })
     }
 
     /// Amends the counters of some limits of a request, as [`Batch::check_together`] picks them.
@@ -274,9 +306,9 @@ impl Batch {
 
     /// Asks for a request of inline limits. Returns the item's index.
     pub fn inline(&mut self, charges: &[Charge], intent: Intent) -> usize {
-        let from = self.charges.len();
-        self.charges.extend_from_slice(charges);
-        self.push(Ask::Inline { charges: from..self.charges.len(), intent })
+        let from = self.room.charges.len();
+        self.room.charges.extend_from_slice(charges);
+        self.push(Ask::Inline { charges: from..self.room.charges.len(), intent })
     }
 
     /// Amends the counters of a request: all of them, or that of the limit with this index in the
@@ -294,8 +326,8 @@ impl Batch {
 
     /// Amends the counter of an inline limit. Returns the item's index.
     pub fn amend_inline(&mut self, charge: Charge, amend: Amend) -> usize {
-        self.charges.push(charge);
-        self.push(Ask::AmendInline { charge: self.charges.len() - 1, amend })
+        self.room.charges.push(charge);
+        self.push(Ask::AmendInline { charge: self.room.charges.len() - 1, amend })
     }
 
     /// Gives a permit back. Returns the item's index.
@@ -309,24 +341,24 @@ impl Batch {
     }
 
     fn push(&mut self, ask: Ask) -> usize {
-        self.items.push(Item { ask, outcome: Settled::Pending });
-        self.items.len() - 1
+        self.room.items.push(Item { ask, outcome: Settled::Pending });
+        self.room.items.len() - 1
     }
 
     fn own(&mut self, handle: &Handle, request: &Request<'_>) -> Asked {
-        let (values_from, costs_from) = (self.values.len(), self.costs.len());
+        let (values_from, costs_from) = (self.room.values.len(), self.room.costs.len());
         for value in request.values {
             let place = value.map(|value| {
-                self.bytes.extend_from_slice(value);
-                self.bytes.len() - value.len()..self.bytes.len()
+                self.room.bytes.extend_from_slice(value);
+                self.room.bytes.len() - value.len()..self.room.bytes.len()
             });
-            self.values.push(place);
+            self.room.values.push(place);
         }
-        self.costs.extend_from_slice(request.costs);
+        self.room.costs.extend_from_slice(request.costs);
         Asked {
             handle: handle.number(),
-            values: values_from..self.values.len(),
-            costs: costs_from..self.costs.len(),
+            values: values_from..self.room.values.len(),
+            costs: costs_from..self.room.costs.len(),
             named: None,
         }
     }
@@ -338,8 +370,8 @@ impl Batch {
         limits: Option<&[u16]>,
     ) -> Asked {
         let named = limits.map(|limits| {
-            self.named.extend_from_slice(limits);
-            self.named.len() - limits.len()..self.named.len()
+            self.room.named.extend_from_slice(limits);
+            self.room.named.len() - limits.len()..self.room.named.len()
         });
         Asked { named, ..self.own(handle, request) }
     }
@@ -348,7 +380,8 @@ impl Batch {
     pub async fn decide(&mut self) {
         let consensus = self.desk.lock().desk.instance.consensus.get().cloned();
         match consensus {
-            Some(consensus) => self.decide_together(&*consensus).await,
+            // In a box, so that whoever decides here does not carry room for it.
+            Some(consensus) => Box::pin(self.decide_together(&*consensus)).await,
             None => self.decide_here(),
         }
     }
@@ -360,7 +393,7 @@ impl Batch {
         let docket = loop {
             let mut docket = {
                 let mut inner = desk.lock();
-                let Inner { desk, clock } = &mut *inner;
+                let Inner { desk, clock, .. } = &mut *inner;
                 let left = self.left(clock);
                 if left == Some(Nanos::ZERO) {
                     return self.too_late();
@@ -393,7 +426,7 @@ impl Batch {
             break docket;
         };
         let mut inner = desk.lock();
-        let Inner { desk, clock } = &mut *inner;
+        let Inner { desk, clock, .. } = &mut *inner;
         let decided_at = docket.now();
         desk.begin_hearing(docket);
         self.decide_on(desk, &mut Stamp::new(|| decided_at.unwrap_or_else(|| clock.now())));
@@ -402,7 +435,7 @@ impl Batch {
 
     /// Whether every item asks a handle that another policy has unchanged in its slots.
     fn still_fits(&self, loaded: &Loaded) -> bool {
-        (0..self.items.len()).filter_map(|index| self.handle(index)).all(|handle| {
+        (0..self.room.items.len()).filter_map(|index| self.handle(index)).all(|handle| {
             let new = loaded.policy.handle(handle.number());
             new.is_some_and(|new| new.layout() == handle.layout())
         })
@@ -410,9 +443,9 @@ impl Batch {
 
     /// Forgets what a pass that only collected left.
     fn forget_outcomes(&mut self) {
-        self.items.iter_mut().for_each(|item| item.outcome = Settled::Pending);
-        self.limits.clear();
-        self.readings.clear();
+        self.room.items.iter_mut().for_each(|item| item.outcome = Settled::Pending);
+        self.room.limits.clear();
+        self.room.readings.clear();
     }
 
     /// How long what is asked may take, if there is such a bound.
@@ -422,13 +455,13 @@ impl Batch {
 
     fn too_late(&mut self) {
         let late = || Settled::Failed(Problem::Undecided(Undecided::Late));
-        self.items.iter_mut().for_each(|item| item.outcome = late());
+        self.room.items.iter_mut().for_each(|item| item.outcome = late());
     }
 
     fn decide_here(&mut self) {
         let desk = Arc::clone(&self.desk);
         let mut inner = desk.lock();
-        let Inner { desk, clock } = &mut *inner;
+        let Inner { desk, clock, .. } = &mut *inner;
         if self.left(clock) == Some(Nanos::ZERO) {
             return self.too_late();
         }
@@ -436,7 +469,7 @@ impl Batch {
         let began_at = stamp.now().time;
         self.decide_on(desk, &mut stamp);
         let took = clock.now().time.since(began_at);
-        desk.cells.duration(took.get(), self.items.len() as u64);
+        desk.cells.duration(took.get(), self.room.items.len() as u64);
     }
 
     /// Decides at moments that the caller gives.
@@ -452,11 +485,11 @@ impl Batch {
         let table = instance.table.load();
         let pinned = table.pin();
         desk.clear();
-        let resolved: Vec<_> = (0..self.items.len())
+        let resolved: Vec<_> = (0..self.room.items.len())
             .map(|index| self.resolve(index, desk, &loaded, &pinned))
             .collect();
         for (index, resolved) in resolved.into_iter().enumerate() {
-            self.items[index].outcome = match resolved {
+            self.room.items[index].outcome = match resolved {
                 Ok(place) => self.settle(index, place, desk, &loaded, &pinned, stamp),
                 Err(unresolved) => self.unresolved(index, &unresolved, desk),
             };
@@ -472,7 +505,7 @@ impl Batch {
         loaded: &Loaded,
         pinned: &Pinned<'_>,
     ) -> Result<Place, Unresolved> {
-        let asked = match &self.items[index].ask {
+        let asked = match &self.room.items[index].ask {
             Ask::Check { request, .. } | Ask::Amend { request, .. } => request,
             Ask::Together { parts, .. } => {
                 let parts = parts.clone();
@@ -480,14 +513,14 @@ impl Batch {
             }
             Ask::Inline { charges, .. } => {
                 let from = desk.charges.len();
-                desk.charges.extend_from_slice(&self.charges[charges.clone()]);
-                for charge in &self.charges[charges.clone()] {
+                desk.charges.extend_from_slice(&self.room.charges[charges.clone()]);
+                for charge in &self.room.charges[charges.clone()] {
                     pinned.prefetch(charge.key);
                 }
                 return Ok(Place::Charges(from..desk.charges.len()));
             }
             Ask::AmendInline { charge, .. } => {
-                pinned.prefetch(self.charges[*charge].key);
+                pinned.prefetch(self.room.charges[*charge].key);
                 return Ok(Place::Nowhere);
             }
             Ask::Release(_) | Ask::Renew(..) => return Ok(Place::Nowhere),
@@ -509,7 +542,9 @@ impl Batch {
     ) -> Result<Resolved, ResolveError> {
         self.with_request(asked, |request| match asked.named.clone() {
             None => desk.resolve(loaded, pinned, handle, request),
-            Some(named) => desk.resolve_named(loaded, pinned, handle, &self.named[named], request),
+            Some(named) => {
+                desk.resolve_named(loaded, pinned, handle, &self.room.named[named], request)
+            }
         })
     }
 
@@ -521,14 +556,15 @@ impl Batch {
         loaded: &Loaded,
         pinned: &Pinned<'_>,
     ) -> Result<Place, Unresolved> {
-        let number = self.parts[parts.start..parts.end].first().map(|part| part.request.handle);
+        let number =
+            self.room.parts[parts.start..parts.end].first().map(|part| part.request.handle);
         let Some(handle) = number.and_then(|number| loaded.policy.handle(number)) else {
             return Ok(Place::Nowhere);
         };
         let (from, api) = (desk.charges.len(), handle.api_number());
         let (mut denied, mut passed) = (None, None);
         for index in parts.clone() {
-            let asked = &self.parts[index].request;
+            let asked = &self.room.parts[index].request;
             let resolved = self.resolve_asked(asked, handle, desk, loaded, pinned);
             if let Err(error) = resolved {
                 match error {
@@ -539,12 +575,12 @@ impl Batch {
                 }
             }
             let resolved = resolved.map(|resolved| (resolved, resolved.charges().start - from));
-            self.parts[index].resolved = Some(resolved);
+            self.room.parts[index].resolved = Some(resolved);
         }
         if let Some(error) = denied {
             return Err(Unresolved { api, error });
         }
-        let resolved = self.parts[parts].iter().filter_map(|part| part.resolved.as_ref());
+        let resolved = self.room.parts[parts].iter().filter_map(|part| part.resolved.as_ref());
         let joined = handle.join(resolved.filter_map(|part| Some(part.as_ref().ok()?.0)));
         match (joined, passed) {
             (Some(resolved), None) => Ok(Place::Handle(resolved)),
@@ -570,14 +606,14 @@ impl Batch {
             }
         };
         let charges = matches!(
-            self.items[index].ask,
+            self.room.items[index].ask,
             Ask::Check { intent: Intent::Charge, .. }
                 | Ask::Together { intent: Intent::Charge, .. }
         );
         if charges {
             desk.cells.check(api, outcome);
         }
-        match (&self.items[index].ask, when_unavailable) {
+        match (&self.room.items[index].ask, when_unavailable) {
             (Ask::Check { .. } | Ask::Together { .. }, Unavailable::Allow) => {
                 Settled::FailedOpen(Problem::Resolve(error))
             }
@@ -595,7 +631,7 @@ impl Batch {
         pinned: &Pinned<'_>,
         stamp: &mut Stamp<F>,
     ) -> Settled {
-        match (&self.items[index].ask, place) {
+        match (&self.room.items[index].ask, place) {
             (Ask::Check { .. } | Ask::Together { .. }, Place::Handle(resolved)) => {
                 let Some((request, intent)) = self.shown(index, None) else {
                     return Settled::Pending;
@@ -639,7 +675,7 @@ impl Batch {
                 self.amended(desk, amended)
             }
             (&Ask::AmendInline { charge, amend }, _) => {
-                let charge = self.charges[charge];
+                let charge = self.room.charges[charge];
                 let amended = desk.amend(pinned, &[charge], amend, stamp);
                 self.amended(desk, amended)
             }
@@ -658,10 +694,10 @@ impl Batch {
     /// The request that an item's answer shows: of several the one whose charge binds, by its place
     /// among those of the check.
     fn shown(&self, index: usize, binding: Option<usize>) -> Option<(&Asked, Intent)> {
-        match &self.items.get(index)?.ask {
+        match &self.room.items.get(index)?.ask {
             Ask::Check { request, intent } => Some((request, *intent)),
             Ask::Together { parts, intent } => {
-                let parts = &self.parts[parts.clone()];
+                let parts = &self.room.parts[parts.clone()];
                 let binds = |part: &&AskedPart| match (&part.resolved, binding) {
                     (Some(Ok((resolved, from))), Some(binding)) => {
                         (*from..from + resolved.charges().len()).contains(&binding)
@@ -677,10 +713,12 @@ impl Batch {
 
     /// What became of a request of [`Batch::check_together`], by its place in it.
     pub fn part(&self, index: usize, part: usize) -> PartOutcome<'_> {
-        let Some(Item { ask: Ask::Together { parts, .. }, outcome }) = self.items.get(index) else {
+        let Some(Item { ask: Ask::Together { parts, .. }, outcome }) = self.room.items.get(index)
+        else {
             return PartOutcome::Undecided;
         };
-        let resolved = self.parts[parts.clone()].get(part).and_then(|part| part.resolved.as_ref());
+        let resolved =
+            self.room.parts[parts.clone()].get(part).and_then(|part| part.resolved.as_ref());
         let (resolved, from) = match resolved {
             Some(Ok(resolved)) => resolved,
             Some(Err(error)) => return PartOutcome::Unresolved(error),
@@ -695,26 +733,27 @@ impl Batch {
         });
         // A rule that denied the whole check leaves no readings.
         let count = if all.rule.is_some() { 0 } else { resolved.charges().len() };
-        let limits = self.limits.get(limits + from..limits + from + count).unwrap_or_default();
-        let readings = self.readings[readings.clone()].get(*from..from + count).unwrap_or_default();
+        let limits = self.room.limits.get(limits + from..limits + from + count).unwrap_or_default();
+        let readings =
+            self.room.readings[readings.clone()].get(*from..from + count).unwrap_or_default();
         PartOutcome::Decided { readings, limits, rule }
     }
 
     fn decided(&mut self, desk: &Desk, resolved: Option<Resolved>, decision: Decision) -> Settled {
-        let (limits, from) = (self.limits.len(), self.readings.len());
+        let (limits, from) = (self.room.limits.len(), self.room.readings.len());
         if let Some(resolved) = &resolved {
-            self.limits.extend_from_slice(&desk.limits[resolved.limits()]);
+            self.room.limits.extend_from_slice(&desk.limits[resolved.limits()]);
         }
-        self.readings.extend_from_slice(&desk.readings);
-        Settled::Decided { resolved, decision, limits, readings: from..self.readings.len() }
+        self.room.readings.extend_from_slice(&desk.readings);
+        Settled::Decided { resolved, decision, limits, readings: from..self.room.readings.len() }
     }
 
     fn amended(&mut self, desk: &Desk, amended: Result<usize, Problem>) -> Settled {
         match amended {
             Ok(counters) => {
-                let from = self.readings.len();
-                self.readings.extend_from_slice(&desk.readings);
-                Settled::Amended { counters, readings: from..self.readings.len() }
+                let from = self.room.readings.len();
+                self.room.readings.extend_from_slice(&desk.readings);
+                Settled::Amended { counters, readings: from..self.room.readings.len() }
             }
             Err(problem) => Settled::Failed(problem),
         }
@@ -722,16 +761,20 @@ impl Batch {
 
     /// What became of an item; indexes are those that asking returned.
     pub fn outcome(&self, index: usize) -> Outcome<'_> {
-        match self.items.get(index).map(|item| &item.outcome) {
+        match self.room.items.get(index).map(|item| &item.outcome) {
             Some(Settled::Decided { resolved, decision, limits, readings }) => {
                 let count = if resolved.is_some() { readings.len() } else { 0 };
-                let limits = self.limits.get(*limits..limits + count).unwrap_or_default();
-                Outcome::Decided { decision, readings: &self.readings[readings.clone()], limits }
+                let limits = self.room.limits.get(*limits..limits + count).unwrap_or_default();
+                Outcome::Decided {
+                    decision,
+                    readings: &self.room.readings[readings.clone()],
+                    limits,
+                }
             }
             Some(Settled::FailedOpen(problem)) => Outcome::FailedOpen(problem),
             Some(Settled::Failed(problem)) => Outcome::Failed(problem),
             Some(Settled::Amended { counters, readings }) => {
-                Outcome::Amended(*counters, &self.readings[readings.clone()])
+                Outcome::Amended(*counters, &self.room.readings[readings.clone()])
             }
             Some(Settled::Released(units)) => Outcome::Released(*units),
             Some(Settled::Renewed(Ok(kept))) => Outcome::Renewed(*kept),
@@ -742,12 +785,12 @@ impl Batch {
 
     /// The handle that an item asked, if it asked one.
     pub fn handle(&self, index: usize) -> Option<&Handle> {
-        match &self.items.get(index)?.ask {
+        match &self.room.items.get(index)?.ask {
             Ask::Check { request, .. } | Ask::Amend { request, .. } => {
                 self.loaded.policy.handle(request.handle)
             }
             Ask::Together { parts, .. } => {
-                let part = self.parts.get(parts.start)?;
+                let part = self.room.parts.get(parts.start)?;
                 self.loaded.policy.handle(part.request.handle)
             }
             _ => None,
@@ -757,7 +800,7 @@ impl Batch {
     /// Writes the answer to a check of a handle in HTTP's terms. `None`: the item is no such check,
     /// or is not decided.
     pub fn render(&self, index: usize, out: &mut Rendered) -> Option<()> {
-        let outcome = &self.items.get(index)?.outcome;
+        let outcome = &self.room.items.get(index)?.outcome;
         let binding = match outcome {
             Settled::Decided { decision, .. } => decision.binding,
             _ => None,
@@ -766,8 +809,8 @@ impl Batch {
         let handle = self.loaded.policy.handle(request.handle)?;
         match outcome {
             Settled::Decided { resolved: Some(resolved), decision, limits, readings } => {
-                let limits = self.limits.get(*limits..limits + readings.len())?;
-                let readings = &self.readings[readings.clone()];
+                let limits = self.room.limits.get(*limits..limits + readings.len())?;
+                let readings = &self.room.readings[readings.clone()];
                 self.with_request(request, |request| {
                     handle.render(resolved, limits, request, decision, readings, out);
                 });
@@ -780,10 +823,10 @@ impl Batch {
     }
 
     fn with_request<R>(&self, asked: &Asked, with: impl FnOnce(&Request<'_>) -> R) -> R {
-        let values = self.values[asked.values.clone()].iter();
+        let values = self.room.values[asked.values.clone()].iter();
         let values: Vec<Option<&[u8]>> =
-            values.map(|place| place.clone().map(|place| &self.bytes[place])).collect();
-        with(&Request { values: &values, costs: &self.costs[asked.costs.clone()] })
+            values.map(|place| place.clone().map(|place| &self.room.bytes[place])).collect();
+        with(&Request { values: &values, costs: &self.room.costs[asked.costs.clone()] })
     }
 }
 
