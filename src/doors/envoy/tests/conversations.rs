@@ -222,10 +222,16 @@ fn calls_that_are_given_up_hold_nothing() {
     assert_eq!(lost, 0);
 }
 
-/// Without the look at resets slots are lost, so that the test above tests it.
-#[test]
-fn calls_that_are_given_up_hold_slots_if_nobody_looks_for_resets() {
-    let (answered, lost) = plant(Mutant::ResetsUnseen, give_up);
-    println!("ResetsUnseen: {lost} of 4 slots lost, {answered} of 400 calls were answered");
-    assert!(lost > 0, "no slot was lost, {answered} of 400 calls were answered");
+mod mutants {
+    #![allow(clippy::print_stdout, reason = "which test found which bug is for people to read")]
+
+    use super::*;
+
+    /// Without the look at resets slots are lost, so that the test above tests it.
+    #[test]
+    fn calls_that_are_given_up_hold_slots_if_nobody_looks_for_resets() {
+        let (answered, lost) = plant(Mutant::ResetsUnseen, give_up);
+        println!("ResetsUnseen: {lost} of 4 slots lost, {answered} of 400 calls were answered");
+        assert!(lost > 0, "no slot was lost, {answered} of 400 calls were answered");
+    }
 }
