@@ -26,6 +26,7 @@ use crate::engine::time::Timestamp;
 use crate::policy::{self, Policy, Source};
 
 pub use crate::disk::Restore;
+pub use cluster::inspect::{Commands, EachLine, Inspected, Inspection, LimitTotals, Line, inspect};
 
 use keeper::Keeper;
 use recorder::Recorder;
@@ -50,6 +51,12 @@ const _: () =
 
 /// The most bytes of a policy file that are read.
 const POLICY_BYTES_MAX: u64 = policy::maxima::POLICY_BYTES_MAX as u64;
+
+/// The exit code of a node of a cluster whose log cannot be written.
+pub const EXIT_LOG_FAILED: u8 = 3;
+
+/// The exit code of a node of a cluster whose Raft has ended with an error.
+pub const EXIT_RAFT_ENDED: u8 = 4;
 
 /// Why a node does not start.
 #[derive(Debug, thiserror::Error)]

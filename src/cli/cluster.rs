@@ -1,18 +1,22 @@
 //! `tollkeeper cluster`: how the nodes of a cluster stand, who belongs to it, who leads it.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, Value, json};
 
 use super::fail;
-use super::http::{Key, Node};
+use super::http::{Key, Node, Unanswered};
 
-/// Adding a node waits until it has caught up.
-const TIME_MAX: Duration = Duration::from_secs(120);
+/// For what waits for a majority, and for a node to say that it joins.
+const TIME_MAX: Duration = Duration::from_secs(30);
+
+/// How often a node that catches up is asked how far it is.
+const ASK_EVERY: Duration = Duration::from_millis(250);
 
 /// Begins a cluster, shows it, changes who belongs to it.
 #[derive(Args)]
@@ -35,8 +39,16 @@ enum Action {
     /// Show how the nodes stand
     Status(Ask),
     /// Add a node that waits to join: it learns first, and votes once it has caught up
+    ///
+    /// Asked of the leader. Until the node has applied all but the last 64 entries it has no vote, so
+    /// no majority waits for it. If that takes longer than --timeout, or this command is ended, the
+    /// node goes on learning without a vote: the same command again goes on from there, and `cluster
+    /// remove` takes it back. Exits 0 once the node votes, else 2.
+    #[command(after_help = "Examples:
+  tollkeeper cluster add 4=127.0.0.1:7741
+  tollkeeper cluster add 4=10.0.0.4:7441 --timeout 3600 --json")]
     Add(Add),
-    /// Remove a node. Its number is never used again
+    /// Remove a node, whether it votes or learns. Its number is never used again
     Remove(Remove),
     /// Hand leadership to another node
     Transfer(Transfer),
@@ -66,6 +78,9 @@ struct Add {
     /// The node to add: its node id, and the address at which it listens for the others
     #[arg(value_name = "N=HOST:PORT", value_parser = member)]
     member: (u64, String),
+    /// How long to wait until it has caught up, in seconds
+    #[arg(long, value_name = "S", default_value_t = 600)]
+    timeout: u64,
     #[command(flatten)]
     ask: Ask,
 }
@@ -112,11 +127,7 @@ impl ClusterCommand {
                 })
             }
             Action::Status(Ask { node, .. }) => status(&node),
-            Action::Add(Add { member: (node, peer), ask }) => {
-                ask.post("/v1/cluster/add", &json!({ "node": node, "peer": peer }), |_| {
-                    format!("node {node} is a member and votes")
-                })
-            }
+            Action::Add(add) => add.run(),
             Action::Remove(Remove { node, ask }) => {
                 ask.post("/v1/cluster/remove", &json!({ "node": node }), |_| {
                     format!(
@@ -136,9 +147,73 @@ impl ClusterCommand {
     }
 }
 
+impl Add {
+    fn run(self) -> ExitCode {
+        let Self { member: (node, peer), timeout, ask } = self;
+        let body = json!({ "node": node, "peer": peer });
+        if let Err(unanswered) = ask.post_for("/v1/cluster/add", &body) {
+            return unanswered.tell(&ask.node);
+        }
+        let began = Instant::now();
+        let bar = (!ask.node.json && std::io::stderr().is_terminal()).then(|| spinner(node));
+        let outcome = loop {
+            let answer = match ask.post_for("/v1/cluster/promote", &json!({ "node": node })) {
+                Ok(answer) => answer,
+                Err(unanswered) => {
+                    let _ = unanswered.tell(&ask.node);
+                    break Err("no answer".to_owned());
+                }
+            };
+            let value: Value = serde_json::from_str(&answer).unwrap_or_default();
+            if value["role"] == "voter" {
+                break Ok(answer);
+            }
+            let (lag, lag_max) = (value["lag"].as_u64(), value["lag_max"].as_u64());
+            let far = match (lag, lag_max) {
+                (Some(lag), Some(max)) => format!("{lag} entries behind, {max} are allowed"),
+                _ => "it does not answer".to_owned(),
+            };
+            if let Some(bar) = &bar {
+                bar.set_message(far.clone());
+                bar.tick();
+            }
+            if began.elapsed() >= Duration::from_secs(timeout) {
+                break Err(far);
+            }
+            std::thread::sleep(ASK_EVERY);
+        };
+        if let Some(bar) = bar {
+            bar.finish_and_clear();
+        }
+        match outcome {
+            Ok(answer) if ask.node.json => say(&answer),
+            Ok(_) => say(&format!("node {node} is a member and votes")),
+            Err(far) => fail(&format!(
+                "node {node} learns and has no vote ({far}); it goes on without this command: the \
+                 same one again gives it a vote once it has caught up, `tollkeeper cluster remove \
+                 {node}` takes it back"
+            )),
+        }
+    }
+}
+
+/// Shows how far a node is, where people look.
+fn spinner(node: u64) -> ProgressBar {
+    let bar = ProgressBar::new_spinner();
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {prefix}: {msg} · {elapsed}") {
+        bar.set_style(style);
+    }
+    bar.set_prefix(format!("node {node} catches up (^C leaves it to learn)"));
+    bar
+}
+
 impl Ask {
+    fn post_for(&self, path: &str, body: &Value) -> Result<String, Unanswered> {
+        self.node.post_within(path, body, Some(&self.key), TIME_MAX)
+    }
+
     fn post(&self, path: &str, body: &Value, text: impl FnOnce(&Value) -> String) -> ExitCode {
-        let answer = match self.node.post_within(path, body, Some(&self.key), TIME_MAX) {
+        let answer = match self.post_for(path, body) {
             Ok(answer) => answer,
             Err(unanswered) => return unanswered.tell(&self.node),
         };

@@ -26,6 +26,8 @@ mod bench;
 
 mod cluster;
 
+mod log;
+
 pub mod load;
 
 use std::io::Write;
@@ -76,6 +78,8 @@ enum Command {
     Snapshot(snapshot::SnapshotCommand),
     #[command(about = "Begin a cluster, show it, change who belongs to it")]
     Cluster(cluster::ClusterCommand),
+    #[command(about = "Replay the log of a cluster's node that is down, and say what is in it")]
+    Log(log::LogCommand),
     #[command(about = "Measure throughput and latency under load")]
     Bench(bench::Bench),
 }
@@ -99,6 +103,7 @@ pub fn run() -> ExitCode {
         Command::Status(status) => status.run(),
         Command::Snapshot(snapshot) => snapshot.run(),
         Command::Cluster(cluster) => cluster.run(),
+        Command::Log(log) => log.run(),
         Command::Bench(bench) => bench.run(),
     }
 }

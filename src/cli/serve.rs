@@ -18,6 +18,10 @@ use super::fail;
 /// Without arguments it serves the built-in example policy on loopback addresses and keeps its
 /// counters in memory. With --data they outlive it: the last snapshot is taken once all doors are
 /// closed, and a crash forgets what was charged since the one before.
+///
+/// Exits 1 on a second signal and 2 if it cannot start. A node of a cluster exits 3 once its log cannot
+/// be written, as when the disk is full, and 4 once its Raft has ended with an error; the log says
+/// what to do, and the other nodes go on.
 #[derive(Args)]
 pub(super) struct Serve {
     /// Config file (TOML) with any of the settings below, written with underscores
@@ -96,10 +100,15 @@ pub(super) struct Serve {
     )]
     advertise_clients: Option<String>,
     /// When a charge counts as kept by a node: `always`, once it is on disk; `os` or a span such as
-    /// `50ms`, once it is written, so that power lost at most nodes at once loses the last of them
-    /// [default: always]
+    /// `50ms`, once it is written, so that power lost at most nodes at once loses the last of them.
+    /// A node that then loses power does not start again under its number, because it may have
+    /// forgotten votes: it is removed, emptied, and added under a new one [default: always]
     #[arg(long, value_name = "WHEN", env = "TOLLKEEPER_FSYNC", help_heading = "Cluster")]
     fsync: Option<String>,
+    /// Keep the log from its first entry on, for `tollkeeper log inspect`; the disk fills. Without it
+    /// the log is let go of once a snapshot has what is in it
+    #[arg(long, env = "TOLLKEEPER_KEEP_LOG", help_heading = "Cluster")]
+    keep_log: bool,
 }
 
 /// Which snapshot to continue from.
@@ -160,6 +169,7 @@ impl Serve {
             advertise: self.advertise.clone(),
             advertise_clients: self.advertise_clients.clone(),
             fsync: self.fsync.clone(),
+            keep_log: self.keep_log.then_some(true),
         };
         config::Config::resolve(typed, file).map_err(|error| error.to_string())
     }

@@ -301,8 +301,8 @@ impl<SM: RaftStateMachine<TypeConfig>> Batcher<SM> {
                     self.inbox.drain();
                     self.hand_over(leader, term);
                 }
-                // A leader that hears nobody may yet go on in its term, with what it has taken.
-                Role::Beginning | Role::Alone => {}
+                // A leader that hears nobody may yet go on in its term, with what others handed over.
+                Role::Beginning | Role::Alone => self.give_back(),
             }
         }
         self.origin.stop();
@@ -389,17 +389,14 @@ impl<SM: RaftStateMachine<TypeConfig>> Batcher<SM> {
     /// Takes in what was asked here and what other nodes handed over.
     fn take_in(&mut self) {
         let Some(lead) = &mut self.lead else { return };
-        let returned =
-            core::mem::take(&mut *lead.returned.lock().unwrap_or_else(PoisonError::into_inner));
-        for item in returned.into_iter().rev() {
-            lead.open.push_front(item);
-        }
+        lead.take_returned();
         let term = lead.leader.term;
         // What finds no room stays where it is: here until it is told so, elsewhere on the link.
         while lead.open.len() < OPEN_MAX
             && let Some((tag, asked)) = self.origin.hand_over(term, |_| true)
         {
-            lead.take(Item::of(tag, asked));
+            // Each comes once, but for what was given back.
+            lead.open.push_back(Item::of(tag, asked));
         }
         if lead.open.len() >= OPEN_MAX {
             return;
@@ -420,6 +417,19 @@ impl<SM: RaftStateMachine<TypeConfig>> Batcher<SM> {
                 lead.take(item);
             }
         }
+    }
+
+    /// Gives back what was asked here and is in no entry: it surely was not charged, and is answered
+    /// so unless a majority answers soon.
+    fn give_back(&mut self) {
+        let Some(lead) = &mut self.lead else { return };
+        lead.take_returned();
+        let node = self.origin.node();
+        let (own, others) = core::mem::take(&mut lead.open)
+            .into_iter()
+            .partition::<VecDeque<Item>, _>(|item| item.tag().origin == node);
+        lead.open = others;
+        self.origin.give_back(own.iter().map(|item| item.tag().sequence));
     }
 
     /// Makes entries of what is open and proposes them, as long as few are on their way.
@@ -501,7 +511,16 @@ impl Record {
 }
 
 impl Lead {
-    /// Takes in a request, unless it was before.
+    /// Puts what surely was not appended where it was.
+    fn take_returned(&mut self) {
+        let returned =
+            core::mem::take(&mut *self.returned.lock().unwrap_or_else(PoisonError::into_inner));
+        for item in returned.into_iter().rev() {
+            self.open.push_front(item);
+        }
+    }
+
+    /// Takes in what another node handed over, unless it was before.
     fn take(&mut self, item: Item) {
         let Tag { origin, incarnation, sequence } = *item.tag();
         let taken = self.taken.entry(origin).or_insert((incarnation, 0));

@@ -7,10 +7,13 @@ use bytes::Bytes;
 
 use crate::clock::{Os, Reading};
 use crate::disk::{Beside, Header, Storage};
+use crate::engine::group::{Group, Performed};
 use crate::engine::mutant::{Mutant, planted};
 use crate::engine::session::Sessions;
 use crate::engine::table::Table;
 use crate::engine::time::Now;
+
+use super::entry::Tag;
 
 /// What the log is applied to. Only the log changes it, so that it is the same at every node that
 /// has applied as much.
@@ -46,6 +49,17 @@ pub trait Host: Send + Sync + 'static {
 
     /// An empty table for a snapshot, of the shape that this node's tables have.
     fn empty_table(&self) -> Table;
+
+    /// Who is told what comes of each group, whoever asked it. Nobody, unless a log is replayed.
+    fn audit(&self) -> Option<&dyn Audit> {
+        None
+    }
+}
+
+/// Is told what came of groups that are applied.
+pub trait Audit: Send + Sync {
+    /// A group was performed.
+    fn performed(&self, tag: &Tag, group: &Group, performed: &Performed);
 }
 
 /// What a snapshot brings.

@@ -239,7 +239,7 @@ fn stored(entry: LogEntry) -> io::Result<log::Entry> {
 }
 
 /// As Raft has it.
-fn entry_of(entry: log::Entry) -> io::Result<LogEntry> {
+pub(super) fn entry_of(entry: log::Entry) -> io::Result<LogEntry> {
     let payload = match entry.kind {
         BLANK => EntryPayload::Blank,
         NORMAL => EntryPayload::Normal(Entry(entry.payload)),

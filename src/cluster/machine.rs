@@ -21,7 +21,7 @@ use super::entry::{Record, What, decode_group};
 use super::host::{Disk, Host, Readings, Restored};
 use super::origin::{Origin, refusal_at};
 use super::types::{
-    Applied, Entry, LogId, Membership, Snapshot, SnapshotFile, SnapshotMeta, TypeConfig,
+    Applied, Entry, LogEntry, LogId, Membership, Snapshot, SnapshotFile, SnapshotMeta, TypeConfig,
 };
 use super::wire;
 
@@ -76,6 +76,55 @@ impl<S: Disk> Machine<S> {
         }
     }
 
+    /// The last entry that was applied.
+    pub(super) fn applied(&self) -> Option<LogId> {
+        self.applied
+    }
+
+    /// The moment of the last entry that has one.
+    pub(super) fn now(&self) -> Now {
+        self.now
+    }
+
+    /// The members, as of the last entry that was applied.
+    pub(super) fn membership(&self) -> &Membership {
+        &self.membership
+    }
+
+    /// Applies an entry, which is the next one.
+    ///
+    /// # Errors
+    /// No node wrote such an entry.
+    pub(super) fn apply_entry(&mut self, entry: LogEntry) -> io::Result<()> {
+        let log_id = entry.log_id;
+        let now = match entry.payload {
+            EntryPayload::Blank => None,
+            EntryPayload::Normal(Entry(bytes)) => Some(self.apply_record(log_id, bytes)?),
+            EntryPayload::Membership(membership) => {
+                self.membership = Membership::new(Some(log_id), membership);
+                None
+            }
+        };
+        self.applied = Some(log_id);
+        self.origin.applied_to(log_id, now);
+        Ok(())
+    }
+
+    /// Takes over a snapshot of this node's home.
+    ///
+    /// # Errors
+    /// It cannot be read, or does not fit.
+    pub(super) fn take_over(&mut self, meta: &SnapshotMeta, number: u64) -> io::Result<()> {
+        let (restored, now) = restore(&self.home, &*self.host, number)?;
+        self.host.restore(restored).map_err(io::Error::other)?;
+        self.applied = meta.last_log_id;
+        self.membership = meta.last_membership.clone();
+        self.now = now;
+        self.host.follow(now);
+        self.origin.skipped_to(self.applied, now);
+        Ok(())
+    }
+
     /// Applies one of our entries. Its moment is returned.
     fn apply_record(&mut self, log_id: LogId, bytes: Bytes) -> io::Result<Now> {
         let record = Record::decode(bytes).map_err(|malformed| broken(log_id, &malformed))?;
@@ -98,7 +147,9 @@ impl<S: Disk> Machine<S> {
                     }
                     decode_group(tagged.body, &mut self.group)
                         .map_err(|malformed| broken(log_id, &malformed))?;
-                    let mut outcomes = self.origin.awaits(&tagged.tag).then(Outcomes::default);
+                    let audit = host.audit();
+                    let is_heard = audit.is_some() || self.origin.awaits(&tagged.tag);
+                    let mut outcomes = is_heard.then(Outcomes::default);
                     self.group.perform(
                         &pinned,
                         &mut sessions,
@@ -109,6 +160,9 @@ impl<S: Disk> Machine<S> {
                     );
                     if let Some(outcomes) = outcomes {
                         let performed = Performed { outcomes, index: log_id.index, position };
+                        if let Some(audit) = audit {
+                            audit.performed(&tagged.tag, &self.group, &performed);
+                        }
                         self.origin.performed(&tagged.tag, Ok(performed));
                     } else {
                         self.origin.performed(&tagged.tag, Err(Undecided::Unknown));
@@ -154,17 +208,7 @@ impl<S: Disk> RaftStateMachine<TypeConfig> for Machine<S> {
         Strm: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
     {
         while let Some((entry, responder)) = entries.try_next().await? {
-            let log_id = entry.log_id;
-            let now = match entry.payload {
-                EntryPayload::Blank => None,
-                EntryPayload::Normal(Entry(bytes)) => Some(self.apply_record(log_id, bytes)?),
-                EntryPayload::Membership(membership) => {
-                    self.membership = Membership::new(Some(log_id), membership);
-                    None
-                }
-            };
-            self.applied = Some(log_id);
-            self.origin.applied_to(log_id, now);
+            self.apply_entry(entry)?;
             if let Some(responder) = responder {
                 responder.send(Applied);
             }
@@ -206,25 +250,24 @@ impl<S: Disk> RaftStateMachine<TypeConfig> for Machine<S> {
         meta: &SnapshotMeta,
         snapshot: SnapshotFile,
     ) -> Result<(), io::Error> {
-        let home = Arc::clone(&self.home);
-        let host = Arc::clone(&self.host);
-        let (restored, now) = restore(&home, &*host, snapshot.number)?;
-        self.host.restore(restored).map_err(io::Error::other)?;
-        self.applied = meta.last_log_id;
-        self.membership = meta.last_membership.clone();
-        self.now = now;
-        self.host.follow(now);
-        self.origin.skipped_to(self.applied, now);
-        Ok(())
+        self.take_over(meta, snapshot.number)
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
         let home = lock(&self.home);
         let Some(number) = home.last() else { return Ok(None) };
-        let verified = home.read(number).map_err(io::Error::other)?;
-        let (meta, _) = decode_manifest(verified.cluster())?;
+        let meta = meta_of(&home, number)?;
         Ok(Some(Snapshot { meta, snapshot: SnapshotFile { number } }))
     }
+}
+
+/// What a snapshot says of itself to Raft.
+///
+/// # Errors
+/// It cannot be read.
+pub(super) fn meta_of<S: Disk>(home: &Home<S>, number: u64) -> io::Result<SnapshotMeta> {
+    let verified = home.read(number).map_err(io::Error::other)?;
+    decode_manifest(verified.cluster()).map(|(meta, _)| meta)
 }
 
 /// What a snapshot's cluster section says: its meta with its length before it, then what the host

@@ -33,6 +33,10 @@ mod snapshots;
 
 mod running;
 
+mod membership;
+
+mod replay;
+
 mod log_store;
 
 mod counts;
@@ -46,8 +50,11 @@ mod sim;
 
 pub use batcher::{Batcher, Inbox, Links};
 pub use counts::{Ahead, Counts, Durations};
-pub use host::{Host, Readings, Restored, SystemReadings};
+pub use entry::Tag;
+pub use host::{Audit, Host, Readings, Restored, SystemReadings};
 pub use machine::{Machine, SharedHome};
+pub use membership::{CAUGHT_UP_ENTRIES, CatchUp};
 pub use origin::{Applied, Origin};
-pub use running::{Parts, Running, Standing, View};
+pub use replay::{Kinds, Plan, Replayed, Term, replay};
+pub use running::{LogKept, Parts, Running, Standing, View};
 pub use types::{Member, NodeId, SnapshotFile, SnapshotMeta};

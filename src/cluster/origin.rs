@@ -32,7 +32,9 @@ pub(super) const WAITING_BYTES_MAX: usize = 64 << 20;
 pub(super) const LEADERLESS_NANOS: u64 = 300_000_000;
 
 /// For how long a request may wait that was handed over, in nanoseconds. A new leader has been
-/// found by then, if there can be one.
+/// found by then, if there can be one: a leader that hears nobody keeps its followers for a second,
+/// and several elections fit the rest. So the longest that a request waits for an answer of any kind
+/// is this and [`LEADERLESS_NANOS`], and a look of the batcher on top.
 pub(super) const UNKNOWN_NANOS: u64 = 3_000_000_000;
 
 /// Where the node stands.
@@ -243,6 +245,23 @@ impl Origin {
             return Some((tag, waiting.asked.clone()));
         }
         None
+    }
+
+    /// These were handed over to this node itself and got into no entry: they wait as if they never
+    /// had been.
+    pub(super) fn give_back(&self, sequences: impl Iterator<Item = u64>) {
+        let mut state = self.lock();
+        let state = &mut *state;
+        let fresh = state.fresh.len();
+        for sequence in sequences {
+            if let Some(waiting) = state.waiting.get_mut(&sequence) {
+                waiting.handed_over = None;
+                state.fresh.push_back(sequence);
+            }
+        }
+        if state.fresh.len() > fresh {
+            state.fresh.make_contiguous().sort_unstable();
+        }
     }
 
     /// What was handed over for `term` is to be handed over again, in order: its leader is new, or

@@ -8,8 +8,7 @@ use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use openraft::async_runtime::watch::WatchReceiver;
-use openraft::errors::{ClientWriteError, RaftError};
-use openraft::{ChangeMembers, Config, Raft, RaftMetrics, ServerState, SnapshotPolicy};
+use openraft::{Config, Raft, RaftMetrics, ServerState, SnapshotPolicy};
 
 use crate::clock::Watchdog;
 
@@ -38,11 +37,8 @@ const INSTALL_MILLIS: u64 = 120_000;
 /// Entries that are kept behind a snapshot, for nodes that were away for a moment.
 const LOG_KEPT: u64 = if cfg!(test) { 50 } else { 20_000 };
 
-/// Entries by which a node may be behind before it is sent a snapshot.
-const LAG_MAX: u64 = if cfg!(test) { 200 } else { 40_000 };
-
 /// Entries in one append.
-const APPEND_ENTRIES_MAX: u64 = 64;
+pub(super) const APPEND_ENTRIES_MAX: u64 = 64;
 
 /// How often nodes ask each other for their clocks and how far they are.
 const ASK_EVERY: Duration = Duration::from_secs(1);
@@ -74,6 +70,8 @@ pub struct Parts<S: Disk> {
     pub home: SharedHome<S>,
     /// Its log.
     pub log: crate::disk::log::Log<S>,
+    /// How much of it is kept.
+    pub log_kept: LogKept,
     /// What the log is applied to.
     pub host: Arc<dyn Host>,
     /// Its clocks.
@@ -82,6 +80,16 @@ pub struct Parts<S: Disk> {
     pub net: Arc<dyn Net>,
     /// A random number of this run.
     pub incarnation: u64,
+}
+
+/// How much of a log is kept once a snapshot has what is in it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogKept {
+    /// A little, for nodes that were away for a moment.
+    #[default]
+    BehindSnapshot,
+    /// All of it, so that it can be replayed from its first entry on. The disk fills.
+    Whole,
 }
 
 /// A node that runs.
@@ -289,7 +297,8 @@ impl<S: Disk> Running<S> {
     /// # Errors
     /// What Raft finds wrong with what is on disk, or the address that cannot be had.
     pub async fn start(parts: Parts<S>) -> io::Result<Arc<Self>> {
-        let Parts { local, listen, member, home, log, host, readings, net, incarnation } = parts;
+        let Parts { local, listen, member, home, log, log_kept, host, readings, net, incarnation } =
+            parts;
         let node = local.node;
         let counts: Arc<Counts> = Arc::default();
         let origin = Arc::new(Origin::new(node, incarnation, Arc::clone(&readings)));
@@ -314,7 +323,7 @@ impl<S: Disk> Running<S> {
         let listener = net.listen(&listen).await?;
         let peers = Peers::new(Arc::clone(&net), local, snapshots, Arc::new(desk));
         let links = Arc::new(PeerLinks { peers: peers.clone(), connections });
-        let config = Arc::new(config().map_err(io::Error::other)?);
+        let config = Arc::new(config(log_kept).map_err(io::Error::other)?);
         let raft =
             Raft::new(node, config, peers.networks(), LogStore::new(Arc::new(log)), machine).await;
         let raft = raft.map_err(io::Error::other)?;
@@ -347,39 +356,6 @@ impl<S: Disk> Running<S> {
             return Ok(());
         }
         self.raft.initialize(members).await.map_err(|error| error.to_string())
-    }
-
-    /// Adds a node: first as one that only learns, and once it has caught up as a voter.
-    ///
-    /// # Errors
-    /// Why not; of a node that does not lead, who does.
-    pub async fn add(&self, node: NodeId, member: Member) -> Result<(), String> {
-        let voters: Vec<NodeId> = self.raft.voter_ids().collect();
-        if voters.contains(&node) {
-            return Err(format!("node {node} is a member already; numbers are not used again"));
-        }
-        let added = self.raft.add_learner(node, member, true).await;
-        added.map_err(|error| self.refused(error))?;
-        let change = ChangeMembers::AddVoterIds([node].into());
-        let changed = self.raft.change_membership(change, false).await;
-        changed.map(drop).map_err(|error| self.refused(error))
-    }
-
-    /// Removes a node.
-    ///
-    /// # Errors
-    /// Why not; of a node that does not lead, who does.
-    pub async fn remove(&self, node: NodeId) -> Result<(), String> {
-        let voters: Vec<NodeId> = self.raft.voter_ids().collect();
-        if !voters.contains(&node) {
-            return Err(format!("node {node} is no member; members are {voters:?}"));
-        }
-        if voters.len() == 1 {
-            return Err(format!("node {node} is the only member"));
-        }
-        let change = ChangeMembers::RemoveVoters([node].into());
-        let changed = self.raft.change_membership(change, false).await;
-        changed.map(drop).map_err(|error| self.refused(error))
     }
 
     /// Sees to a link to each other member: whichever leads next, requests can go there at once.
@@ -426,41 +402,6 @@ impl<S: Disk> Running<S> {
         }
     }
 
-    fn refused(&self, error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> String {
-        match error {
-            RaftError::APIError(ClientWriteError::ForwardToLeader(to)) => match to.leader_id {
-                Some(leader) => format!("this node does not lead; ask node {leader}"),
-                None => "there is no leader at the moment".to_owned(),
-            },
-            error => error.to_string(),
-        }
-    }
-
-    /// Hands leadership to another node, to any that has caught up if none is named. Returns once
-    /// this node does not lead any more.
-    ///
-    /// # Errors
-    /// Why not.
-    pub async fn transfer(&self, to: Option<NodeId>) -> Result<(), String> {
-        let metrics = self.raft.metrics().borrow_watched().clone();
-        if metrics.state != ServerState::Leader {
-            return Err(match metrics.current_leader {
-                Some(leader) => format!("this node does not lead; ask node {leader}"),
-                None => "there is no leader at the moment".to_owned(),
-            });
-        }
-        let caught_up =
-            metrics.replication.iter().flatten().filter(|(node, _)| **node != metrics.id);
-        let best = caught_up.max_by_key(|(_, matched)| matched.as_ref().map(|log_id| log_id.index));
-        let to = to.or(best.map(|(node, _)| *node));
-        let to = to.ok_or("there is no other node")?;
-        self.raft.trigger().transfer_leader(to).await.map_err(|error| error.to_string())?;
-        let wait = self.raft.wait(Some(Duration::from_millis(3 * ELECTION_MILLIS.1)));
-        let gone =
-            wait.metrics(|metrics| metrics.current_leader != Some(metrics.id), "handed over");
-        gone.await.map(drop).map_err(|error| error.to_string())
-    }
-
     /// Has a snapshot taken.
     ///
     /// # Errors
@@ -497,6 +438,12 @@ impl<S: Disk> Running<S> {
         let node = self.origin.node();
         let reaches = |leader: NodeId| leader == node || self.links.is_up(leader);
         self.is_in_contact() && self.leader().is_some_and(reaches)
+    }
+
+    /// How a node stands, by its own word, which it is asked for now; `None` if it does not answer.
+    pub(super) async fn ask_standing(&self, node: NodeId) -> Option<Standing> {
+        let asked = self.peers.ask(node, Bytes::from_static(&[ASK_STANDING])).await;
+        asked.ok().and_then(Standing::decode)
     }
 
     /// How this node stands.
@@ -546,6 +493,20 @@ impl<S: Disk> Running<S> {
         &self.member
     }
 
+    /// Waits until Raft has ended, and says why: by itself it does so with the first error of its log
+    /// or its machine, after which this node can do nothing any more.
+    pub async fn ended(&self) -> String {
+        let mut metrics = self.raft.metrics();
+        loop {
+            if let Err(why) = &metrics.borrow_watched().running_state {
+                return why.to_string();
+            }
+            if metrics.changed().await.is_err() {
+                return "its task is gone".to_owned();
+            }
+        }
+    }
+
     /// Stops Raft.
     pub async fn stop(&self) {
         self.origin.stop();
@@ -553,7 +514,7 @@ impl<S: Disk> Running<S> {
     }
 }
 
-fn config() -> Result<Config, openraft::ConfigError> {
+fn config(log_kept: LogKept) -> Result<Config, openraft::ConfigError> {
     let config = Config {
         cluster_name: "tollkeeper".to_owned(),
         heartbeat_interval: HEARTBEAT_MILLIS,
@@ -561,9 +522,11 @@ fn config() -> Result<Config, openraft::ConfigError> {
         election_timeout_max: ELECTION_MILLIS.1,
         install_snapshot_timeout: INSTALL_MILLIS,
         max_payload_entries: APPEND_ENTRIES_MAX,
-        replication_lag_threshold: LAG_MAX,
         snapshot_policy: SnapshotPolicy::LogsSinceLast(SNAPSHOT_ENTRIES),
-        max_in_snapshot_log_to_keep: LOG_KEPT,
+        max_in_snapshot_log_to_keep: match log_kept {
+            LogKept::BehindSnapshot => LOG_KEPT,
+            LogKept::Whole => u64::MAX,
+        },
         enable_pre_vote: Some(true),
         // What a restarted leader knows of time and of its term is gone.
         enable_leader_restore: Some(false),
@@ -603,9 +566,9 @@ async fn ask_around<S: Disk>(running: Weak<Running<S>>) {
             if *node == metrics.id || running.peers.know(*node, member).is_err() {
                 continue;
             }
-            let asked = running.peers.ask(*node, Bytes::from_static(&[ASK_STANDING])).await;
+            let asked = running.ask_standing(*node).await;
             let mut standing = running.standing.lock().unwrap_or_else(PoisonError::into_inner);
-            match asked.ok().and_then(Standing::decode) {
+            match asked {
                 Some(other) => {
                     standing.insert(*node, other);
                     if other.applied > 0 && voters.contains(node) {

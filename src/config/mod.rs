@@ -70,6 +70,8 @@ pub struct ClusterConfig {
     pub advertise_clients: String,
     /// When what was charged counts as kept.
     pub fsync: Fsync,
+    /// Whether the log is kept from its first entry on.
+    pub keeps_log: bool,
 }
 
 /// When what was charged counts as kept at one node.
@@ -120,6 +122,7 @@ impl ClusterConfig {
             advertise: advertise.unwrap_or_else(|| peer_listen.to_string()),
             advertise_clients: advertise_clients.unwrap_or_else(|| listen.to_string()),
             fsync,
+            keeps_log: typed.keep_log.or(file.keep_log).unwrap_or_default(),
         }))
     }
 }

@@ -55,6 +55,8 @@ pub struct Raw {
     pub advertise_clients: Option<String>,
     /// When an answer may go out: `always`, `os`, or a span.
     pub fsync: Option<String>,
+    /// Whether the whole log is kept.
+    pub keep_log: Option<bool>,
 }
 
 impl Raw {

@@ -179,6 +179,11 @@ impl<S: Storage> Home<S> {
         self.numbers.last().copied()
     }
 
+    /// The numbers of the snapshots that are kept, the last one last.
+    pub fn numbers(&self) -> &[u64] {
+        &self.numbers
+    }
+
     /// A snapshot's bytes as they are in the file, verified or not.
     ///
     /// # Errors

@@ -34,8 +34,12 @@ pub trait Steering: Send + Sync {
     /// What it waits for.
     fn readiness(&self) -> Result<String, String>;
 
-    /// Adds a node that listens for peers at an address.
+    /// Adds a node that listens for peers at an address, as one that learns. Does nothing if it
+    /// learns already.
     fn add(&self, node: u64, peer: String) -> Steered;
+
+    /// Gives a node that learns a vote, once it has caught up; says how far it is.
+    fn promote(&self, node: u64) -> Steered;
 
     /// Removes a node.
     fn remove(&self, node: u64) -> Steered;

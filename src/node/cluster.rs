@@ -2,6 +2,8 @@
 
 mod host;
 
+pub(super) mod inspect;
+
 mod steering;
 
 use std::collections::BTreeMap;
@@ -15,7 +17,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::clock::{self, Clock};
 use crate::cluster::peer::{self, BoxFuture, Local, NO_CLUSTER, Net, Peers, Tcp, Way};
-use crate::cluster::{Machine, Member, NodeId, Parts, Running, SharedHome, SystemReadings};
+use crate::cluster::{
+    LogKept, Machine, Member, NodeId, Parts, Running, SharedHome, SystemReadings,
+};
 use crate::config::{ClusterConfig, Config, Fsync};
 use crate::disk::log::{Durability, Log, Settings, Tail};
 use crate::disk::{Directory, Home, Identity, boot_id};
@@ -24,7 +28,9 @@ use crate::engine::key::Seed;
 use crate::engine::table::Table;
 use crate::engine::time::Timestamp;
 
-use super::{StartError, access, load_policy, random_bytes, serve};
+use super::{
+    EXIT_LOG_FAILED, EXIT_RAFT_ENDED, StartError, access, load_policy, random_bytes, serve,
+};
 
 use host::{InstanceHost, Sources};
 
@@ -74,7 +80,7 @@ pub(super) fn run(
         .enable_all()
         .build()
         .map_err(system("event loop"))?;
-    let joined = match Joined::read(data, cluster)? {
+    let joined = match Joined::read_of(data, cluster)? {
         Some(joined) => joined,
         None => match runtime.block_on(join(config, cluster))? {
             Some(joined) => {
@@ -96,7 +102,7 @@ pub(super) fn run(
         Instance::with_table(table, config.connections_max, identity.id, &seed, clock, loaded)
             .map_err(|error| StartError::Policy(error.to_string()))?;
     let host = Arc::new(InstanceHost::new(Arc::clone(&instance), identity, seed, config.keys_max));
-    let log = open_log(&data.join(LOG), identity, cluster.fsync)?;
+    let log = open_log(&data.join(LOG), identity, cluster)?;
     let parts = Parts {
         local: Local::new(cluster.node_id, identity.id, cluster.name.clone())
             .map_err(system("cluster"))?,
@@ -107,6 +113,7 @@ pub(super) fn run(
         },
         home: SharedHome::new(Mutex::new(home)),
         log,
+        log_kept: if cluster.keeps_log { LogKept::Whole } else { LogKept::BehindSnapshot },
         host: Arc::clone(&host) as Arc<dyn crate::cluster::Host>,
         readings: Arc::new(SystemReadings),
         net: Arc::new(Tcp),
@@ -136,19 +143,27 @@ fn first_half(bytes: [u8; 16]) -> [u8; 8] {
     core::array::from_fn(|at| bytes[at])
 }
 
-fn open_log(path: &Path, identity: Identity, fsync: Fsync) -> Result<Log<Directory>, StartError> {
+fn open_log(
+    path: &Path,
+    identity: Identity,
+    cluster: &ClusterConfig,
+) -> Result<Log<Directory>, StartError> {
     let boot = boot_id().map_err(system("boot id"))?;
     let salt = u64::from_le_bytes(first_half(random_bytes()?));
     let mut settings = Settings::new(identity.id, path.display().to_string(), boot, salt);
-    settings.durability = match fsync {
+    settings.durability = match cluster.fsync {
         Fsync::Always => Durability::Always,
         Fsync::Interval(span) => Durability::Interval(span),
         Fsync::Os => Durability::Os,
     };
     settings.on_failure = Some(Box::new(|error| {
         // What became of the bytes is not known, so nothing may be said on their strength.
-        tracing::error!(%error, "the log cannot be written; the node stops");
-        std::process::exit(3);
+        tracing::error!(
+            %error,
+            "the log cannot be written; the node stops, and the others go on: see to its disk (is it \
+             full?) and start it again"
+        );
+        std::process::exit(EXIT_LOG_FAILED.into());
     }));
     let storage = Directory::open(path).map_err(|error| {
         let source = io::Error::other(format!("{}: {error:?}", path.display()));
@@ -165,12 +180,15 @@ fn open_log(path: &Path, identity: Identity, fsync: Fsync) -> Result<Log<Directo
         );
     }
     if recovered.tail == Tail::MayBeGone {
-        let source = io::Error::other(
-            "power was lost while --fsync let answers out before the disk had them: the end of \
-             the log may be gone, and the node must not vote under its number. Remove it with \
-             `cluster remove`, and start it with an empty --data and a new --node-id, then `cluster \
-             add`",
-        );
+        let node = cluster.node_id;
+        let source = io::Error::other(format!(
+            "power was lost while --fsync let answers out before the disk had them: the end of the \
+             log may be gone, and with it votes and charges that node {node} has told others of, so \
+             it must not take part under its number again. At the leader `tollkeeper cluster remove \
+             {node}`; start this one with an empty --data and a --node-id that was never used; at the \
+             leader `tollkeeper cluster add`. If most nodes say this, charges may be lost: begin a new \
+             cluster, or keep one of them for `tollkeeper log inspect`"
+        ));
         return Err(StartError::System { what: "the log", source });
     }
     Ok(log)
@@ -238,8 +256,10 @@ impl ClusterThread {
                     tracing::error!(error, "the cluster does not begin");
                 }
                 let _ = started.send(Ok(Arc::clone(&node)));
-                let _ = stopped.wait_for(|stop| *stop).await;
-                node.stop().await;
+                tokio::select! {
+                    _ = stopped.wait_for(|stop| *stop) => node.stop().await,
+                    why = node.ended() => exit_ended(&why),
+                }
             });
         });
         let thread = thread.map_err(system("thread of the cluster"))?;
@@ -270,6 +290,17 @@ impl ClusterThread {
     }
 }
 
+/// Without Raft the node decides nothing any more, and a supervisor should know.
+fn exit_ended(why: &str) -> ! {
+    tracing::error!(
+        why,
+        "Raft has ended at this node; the node stops, and the others go on: start it again, and if it \
+         stops so again, replace it: `cluster remove` at the leader, an empty --data, a new --node-id, \
+         `cluster add`"
+    );
+    std::process::exit(EXIT_RAFT_ENDED.into());
+}
+
 /// What a node knows once it has joined.
 struct Joined {
     identity: Identity,
@@ -281,30 +312,22 @@ struct Joined {
 
 impl Joined {
     /// What the data directory says, if it is a node's.
-    fn read(data: &Path, cluster: &ClusterConfig) -> Result<Option<Self>, StartError> {
+    fn read(data: &Path) -> Result<Option<Self>, StartError> {
         let path = data.join(NODE);
         let text = match std::fs::read_to_string(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(StartError::System { what: "the file `node`", source }),
         };
-        let wrong = |why: String| StartError::System {
-            what: "data directory",
-            source: io::Error::other(format!("{}: {why}", path.display())),
-        };
         let mut lines = text.lines();
         let mut next = || lines.next().unwrap_or_default().to_owned();
         let (node, name, bytes) = (next(), next(), next());
-        if node != cluster.node_id.to_string() || name != cluster.name {
-            return Err(wrong(format!(
-                "it is node {node} of cluster {name:?}, started as node {} of {:?}",
-                cluster.node_id, cluster.name
-            )));
-        }
+        let node =
+            node.parse().map_err(|_| wrong(data, format!("it begins with {node:?}, no number")))?;
         let bytes: Vec<u8> = (0..bytes.len() / 2)
             .filter_map(|at| u8::from_str_radix(bytes.get(2 * at..2 * at + 2)?, 16).ok())
             .collect();
-        let identity = Identity::decode(&bytes).map_err(wrong)?;
+        let identity = Identity::decode(&bytes).map_err(|why| wrong(data, why))?;
         let members = lines
             .filter_map(|line| {
                 let (node, peer) = line.split_once(' ')?;
@@ -312,7 +335,21 @@ impl Joined {
                 Some((node.parse().ok()?, member))
             })
             .collect();
-        Ok(Some(Self { identity, node: cluster.node_id, name, members }))
+        Ok(Some(Self { identity, node, name, members }))
+    }
+
+    /// The same, where it is this node's.
+    fn read_of(data: &Path, cluster: &ClusterConfig) -> Result<Option<Self>, StartError> {
+        let Some(joined) = Self::read(data)? else { return Ok(None) };
+        if joined.node != cluster.node_id || joined.name != cluster.name {
+            let (node, name) = (joined.node, joined.name);
+            let why = format!(
+                "it is node {node} of cluster {name:?}, started as node {} of {:?}",
+                cluster.node_id, cluster.name
+            );
+            return Err(wrong(data, why));
+        }
+        Ok(Some(joined))
     }
 
     fn write(&self, data: &Path) -> io::Result<()> {
@@ -338,6 +375,12 @@ impl Joined {
         std::fs::rename(unfinished, data.join(NODE))?;
         std::fs::File::open(data)?.sync_all()
     }
+}
+
+/// Says what is wrong with the file `node`.
+fn wrong(data: &Path, why: String) -> StartError {
+    let source = io::Error::other(format!("{}: {why}", data.join(NODE).display()));
+    StartError::System { what: "data directory", source }
 }
 
 /// Peers of a node that has not joined.

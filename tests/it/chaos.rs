@@ -10,12 +10,14 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tollkeeper_protocol::client::{CheckArgs, Client, Handle};
 use tollkeeper_protocol::request::Form;
 
 use crate::fleet::{Fleet, code, connect};
+use crate::support::{command, run};
 
 const NODES: usize = 3;
 const CLIENTS: usize = 50;
@@ -151,6 +153,8 @@ struct Admitted {
     called: u64,
     replied: u64,
     node: usize,
+    /// Its entry, and its place in it.
+    place: (u64, u64),
 }
 
 /// What clients were told of one kind of request.
@@ -279,7 +283,8 @@ fn the_checker_agrees_with_the_definition() {
         let all: Vec<Admitted> = (0..count)
             .map(|_| {
                 let called = random.below(2_000_000_000);
-                Admitted { called, replied: called + random.below(300_000_000), node: 0 }
+                let replied = called + random.below(300_000_000);
+                Admitted { called, replied, node: 0, place: (0, 0) }
             })
             .collect();
         let (mut over, mut within) = (i64::MIN, 0);
@@ -347,7 +352,8 @@ async fn ask_on(
         match outcome {
             Ok(answer) if answer.failed_open => panic!("no limit fails open: {answer:?}"),
             Ok(answer) if answer.is_allowed() => {
-                told.admitted.lock().unwrap().push(Admitted { called, replied, node });
+                let place = (answer.witness.log_index, answer.witness.position.into());
+                told.admitted.lock().unwrap().push(Admitted { called, replied, node, place });
             }
             Ok(_) => _ = told.denied.fetch_add(1, Ordering::Relaxed),
             Err(error) => {
@@ -401,6 +407,7 @@ fn faults_neither_admit_more_nor_lose_a_charge() {
         fleet.seats[node].advertised = listener.local_addr().unwrap();
         runtime.spawn(Arc::clone(&wires).serve(listener, node, fleet.seats[node].peers));
     }
+    fleet.flags = vec!["--keep-log".to_owned()];
     fleet.init(NODES);
 
     let began = Instant::now();
@@ -466,6 +473,8 @@ fn faults_neither_admit_more_nor_lose_a_charge() {
         done.push((fault, leader, at, held.as_nanos() as u64));
         std::thread::sleep(random.millis(300, 1500));
         fleet.await_ready();
+        // A node that is killed goes on from it, with the log behind it.
+        fleet.tell(leader, &["cluster", "snapshot"]);
         note_hashes(&fleet);
     }
     stop.store(true, Ordering::Relaxed);
@@ -543,6 +552,75 @@ fn faults_neither_admit_more_nor_lose_a_charge() {
         (hashed(0).is_some() && hashed(0) == hashed(1) && hashed(1) == hashed(2)).then_some(())
     });
     println!("{} hashes at {} indexes, all equal", compared, hashes.len());
+
+    for node in (0..NODES).rev() {
+        let daemon = fleet.nodes[node].take().unwrap();
+        daemon.terminate();
+        let (status, log) = daemon.wait();
+        assert!(status.success(), "{log}");
+    }
+    for node in 0..NODES {
+        let replayed = Replay::of(&fleet.data(node));
+        for (name, admitted) in [("shop.hot", &hot_admitted), ("shop.day.day", &tri_admitted)] {
+            let lost = admitted.iter().find(|it| !replayed.admits(it.place, name));
+            assert!(lost.is_none(), "{name} at node {node}: {:?} is lost", lost.map(|it| it.place));
+        }
+        let (hot_units, tri_units) = (replayed.units("shop.hot"), replayed.units("shop.day.day"));
+        assert_eq!(tri_units, used[node]);
+        let most = hot_admitted.len() as u64 + hot.unknown.load(Ordering::Relaxed);
+        assert!((hot_admitted.len() as u64..=most).contains(&hot_units), "{hot_units}");
+        let same = hashes
+            .iter()
+            .filter(|(at, hash)| replayed.hash_at(**at) == Some(hash.as_str()))
+            .count();
+        assert_eq!(same, hashes.len(), "{hashes:?}, {}", replayed.report);
+        println!(
+            "node {node}: its log has all that was acknowledged ({} hot, {} tri) and admits {hot_units} \
+             and {tri_units}; {} entries replayed from the first one on, {same} hashes as the nodes had",
+            hot_admitted.len(),
+            tri_admitted.len(),
+            replayed.report["replayed_to"],
+        );
+    }
+}
+
+/// A node's log, replayed.
+struct Replay {
+    /// Of each check that was allowed, by entry and place: the limits that it was charged to.
+    allowed: HashMap<(u64, u64), Vec<String>>,
+    report: Value,
+}
+
+impl Replay {
+    fn of(data: &str) -> Self {
+        let output = run(&mut command(["log", "inspect", "--data", data, "--commands"]));
+        assert_eq!(output.code, 0, "{}", output.stderr);
+        let mut lines = output.json();
+        let report = lines.pop().unwrap();
+        // Nothing was purged, and nothing was left to the next start.
+        assert_eq!(report["log"]["purged"], Value::Null, "{report}");
+        assert_eq!(report["from_snapshot"], Value::Null, "{report}");
+        let allowed = lines.iter().filter(|line| line["outcome"] == "allow").map(|line| {
+            let place = (line["index"].as_u64().unwrap(), line["position"].as_u64().unwrap());
+            (place, line["limits"].as_object().unwrap().keys().cloned().collect())
+        });
+        Self { allowed: allowed.collect(), report }
+    }
+
+    fn admits(&self, place: (u64, u64), limit: &str) -> bool {
+        self.allowed.get(&place).is_some_and(|limits| limits.iter().any(|it| it == limit))
+    }
+
+    /// Units of a limit that were admitted in all.
+    fn units(&self, limit: &str) -> u64 {
+        let limits = self.report["limits"].as_array().unwrap();
+        limits.iter().find(|it| it["limit"] == limit).unwrap()["units"].as_u64().unwrap()
+    }
+
+    fn hash_at(&self, index: u64) -> Option<&str> {
+        let hashes = self.report["hashes"].as_array().unwrap();
+        hashes.iter().find(|it| it["index"] == index)?["state_hash"].as_str()
+    }
 }
 
 /// Where Debian's `faketime` has its library.

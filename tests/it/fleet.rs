@@ -7,7 +7,7 @@ use serde_json::Value;
 use tollkeeper_protocol::client::{Client, ClientError, Cluster, OnUnavailable, Options};
 use tollkeeper_protocol::status::Code;
 
-use crate::support::{Daemon, Directory, PATIENCE, Starting, command, run};
+use crate::support::{Daemon, Directory, PATIENCE, Room, Starting, command, run};
 
 /// Where one node listens, and where the others are told to find it.
 #[derive(Clone, Copy)]
@@ -29,6 +29,8 @@ pub(crate) struct Fleet {
     pub(crate) environment: Vec<Vec<(String, String)>>,
     /// Flags of all nodes besides.
     pub(crate) flags: Vec<String>,
+    /// Where each node is run, if not where the test is.
+    pub(crate) rooms: Vec<Option<Room>>,
 }
 
 /// Addresses that nobody listens on: the system chose their ports.
@@ -66,6 +68,7 @@ impl Fleet {
             policy,
             environment: vec![Vec::new(); count],
             flags: Vec::new(),
+            rooms: (0..count).map(|_| None).collect(),
         }
     }
 
@@ -111,7 +114,10 @@ impl Fleet {
             .args(["--advertise", &seat.advertised.to_string(), "--workers", "2"])
             .args(&self.flags);
         serve.envs(self.environment[node].iter().map(|(name, value)| (name, value)));
-        Starting::of(&mut serve)
+        match &self.rooms[node] {
+            Some(room) => Starting::of(&mut room.inside(&serve)),
+            None => Starting::of(&mut serve),
+        }
     }
 
     /// Starts nodes that were stopped, and waits until they serve.
@@ -167,7 +173,12 @@ impl Fleet {
 
     /// Waits until each node that runs is ready to serve.
     pub(crate) fn await_ready(&self) {
-        for node in self.running() {
+        self.await_ready_of(&self.running());
+    }
+
+    /// Waits until these nodes are ready to serve.
+    pub(crate) fn await_ready_of(&self, nodes: &[usize]) {
+        for &node in nodes {
             let url = format!("http://{}/readyz", self.seats[node].admin);
             self.until("ready", |_| ureq::get(&url).call().is_ok().then_some(()));
         }

@@ -92,6 +92,11 @@ impl Daemon {
         assert!(kill.success());
     }
 
+    /// Whether it has ended.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
     /// Waits for its end and returns its status and its log.
     pub(crate) fn wait(mut self) -> (ExitStatus, String) {
         let status = self.child.wait().unwrap();
@@ -178,6 +183,61 @@ impl Drop for Starting {
             let _ = child.kill();
             let _ = child.wait();
         }
+    }
+}
+
+/// A mount namespace of its own, where a test puts other files in place of some; gone when dropped.
+pub(crate) struct Room(Child);
+
+impl Room {
+    /// One in which this script has run. `None`, having said so, where that is not permitted.
+    #[allow(clippy::print_stdout, reason = "a test that is skipped says so")]
+    pub(crate) fn new(script: &str) -> Option<Self> {
+        let script = format!("{script} && echo ready && exec sleep 3600");
+        let holder = Command::new("unshare")
+            .args(["--mount", "sh", "-c", &script])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn();
+        let ready = holder.ok().and_then(|mut holder| {
+            let (mut line, out) = (String::new(), holder.stdout.take()?);
+            let read = BufReader::new(out).read_line(&mut line);
+            let room = Self(holder);
+            (read.is_ok() && line == "ready\n").then_some(room)
+        });
+        if ready.is_none() {
+            println!("skipped: mount namespaces are not permitted here");
+        }
+        ready
+    }
+
+    /// The same program with the same arguments and environment, in this room.
+    pub(crate) fn inside(&self, command: &Command) -> Command {
+        let mut inside = Command::new("nsenter");
+        inside.arg(format!("--mount=/proc/{}/ns/mnt", self.0.id()));
+        inside.arg("--").arg(command.get_program()).args(command.get_args());
+        for (name, value) in command.get_envs() {
+            match value {
+                Some(value) => inside.env(name, value),
+                None => inside.env_remove(name),
+            };
+        }
+        inside.stdin(Stdio::null());
+        inside
+    }
+
+    /// Runs a script in it.
+    pub(crate) fn run(&self, script: &str) {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", script]);
+        assert!(self.inside(&shell).status().unwrap().success(), "{script}");
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 

@@ -101,6 +101,33 @@ fn each_wait_ends_with_what_is_known_then() {
     assert_eq!(unknown.try_recv().unwrap().unwrap_err(), Undecided::Unknown);
 }
 
+/// A leader that lost its majority had taken requests that got into no entry; they were answered as
+/// if they might have been charged, after three seconds.
+#[test]
+fn what_got_into_no_entry_is_known_not_to_be_charged() {
+    let (origin, hand) = origin();
+    let mut answers: Vec<_> = (0..4).map(|_| origin.perform(&group(), 5, None)).collect();
+    for sequence in 1..=3 {
+        assert_eq!(origin.hand_over(1, |_| true).unwrap().0.sequence, sequence);
+    }
+    // The first is in an entry, the others never got there; the fourth was not handed over yet.
+    origin.give_back([3, 2].into_iter());
+    assert_eq!(handed_over(&origin, 1), [2, 3, 4]);
+    origin.give_back([2, 3, 4].into_iter());
+    hand.0.store(LEADERLESS_NANOS, Ordering::Relaxed);
+    origin.expire(false);
+    for answer in &mut answers[1..] {
+        assert_eq!(answer.try_recv().unwrap().unwrap_err(), Undecided::NoQuorum);
+    }
+    assert!(answers[0].try_recv().is_err());
+    hand.0.store(UNKNOWN_NANOS, Ordering::Relaxed);
+    origin.expire(false);
+    assert_eq!(answers[0].try_recv().unwrap().unwrap_err(), Undecided::Unknown);
+    // Those that were answered meanwhile do not come again.
+    origin.give_back([1, 2].into_iter());
+    assert_eq!(handed_over(&origin, 1), [0_u64; 0]);
+}
+
 #[test]
 fn a_snapshot_that_skips_entries_leaves_the_outcome_unknown() {
     let (origin, _) = origin();

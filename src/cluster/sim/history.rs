@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use crate::disk::log::Vote;
 use crate::engine::time::Now;
 
+use super::invariants::asked_once::AskedOnce;
 use super::invariants::disk::Votes;
 use super::invariants::permits::Permits;
 use super::invariants::policy::Policies;
@@ -81,6 +82,7 @@ pub(super) struct Oracle {
     pub(super) time: ClusterTime,
     pub(super) permits: Permits,
     pub(super) policies: Policies,
+    pub(super) asked_once: AskedOnce,
     pub(super) votes: Votes,
     pub(super) restores: u64,
     /// The first thing that must not be.
@@ -102,6 +104,7 @@ impl Oracle {
             time: ClusterTime::new(nodes),
             permits: Permits::default(),
             policies: Policies::default(),
+            asked_once: AskedOnce::new(nodes),
             votes: Votes::new(nodes),
             restores: 0,
             broken: None,

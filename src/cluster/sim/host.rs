@@ -6,8 +6,10 @@ use std::sync::{Arc, Mutex};
 
 use bytes::{Buf, Bytes};
 
-use crate::cluster::host::{Host, Restored};
+use crate::cluster::entry::Tag;
+use crate::cluster::host::{Audit, Host, Restored};
 use crate::disk::{Beside, Header};
+use crate::engine::group::{Group, Performed};
 use crate::engine::key::Seed;
 use crate::engine::session::Sessions;
 use crate::engine::table::Table;
@@ -117,5 +119,17 @@ impl Host for SimHost {
 
     fn empty_table(&self) -> Table {
         empty_table()
+    }
+
+    fn audit(&self) -> Option<&dyn Audit> {
+        Some(self)
+    }
+}
+
+impl Audit for SimHost {
+    fn performed(&self, tag: &Tag, _: &Group, performed: &Performed) {
+        let mut oracle = self.oracle.lock().unwrap();
+        let held = oracle.asked_once.performed(self.node, tag, performed.index);
+        oracle.hold(held);
     }
 }

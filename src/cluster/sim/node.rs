@@ -5,19 +5,20 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::cluster::Running;
 use crate::cluster::host::Host;
 use crate::cluster::peer::Local;
-use crate::cluster::running::Parts;
+use crate::cluster::running::{LogKept, Parts};
 use crate::cluster::types::Member;
+use crate::cluster::{Plan, Running, replay};
 use crate::disk::faulty::Disk;
-use crate::disk::log::{self, Settings, Writer};
+use crate::disk::log::{self, Settings, Stored, Writer};
 use crate::disk::{Home, Identity};
 use crate::engine::time::UtcTime;
 
 use super::clock::{Clocks, True};
 use super::history::SharedOracle;
 use super::host::SimHost;
+use super::invariants::same_state::State;
 use super::limits;
 use super::network::{Network, address};
 use super::random::Random;
@@ -26,6 +27,9 @@ use super::random::Random;
 const SEGMENT_BYTES: u64 = 64 << 10;
 
 const CLUSTER: [u8; 16] = [9; 16];
+
+const IDENTITY: Identity =
+    Identity { id: CLUSTER, seed: limits::SEED, made_at: UtcTime::from_nanos(0) };
 
 pub(super) struct Node {
     pub(super) number: usize,
@@ -86,11 +90,9 @@ impl Node {
     ) -> Result<(), String> {
         self.boot += 1;
         let true_now = now.load(Ordering::Relaxed);
-        let identity =
-            Identity { id: CLUSTER, seed: limits::SEED, made_at: UtcTime::from_nanos(0) };
         let failed =
             |what: &dyn std::fmt::Display| format!("node {} cannot start: {what}", id(self.number));
-        let home = Home::take(self.home.clone(), "home".to_owned(), identity);
+        let home = Home::take(self.home.clone(), "home".to_owned(), IDENTITY);
         let home = home.map_err(|error| failed(&error))?;
         let has_failed = Arc::new(AtomicBool::new(false));
         let mut settings =
@@ -105,6 +107,7 @@ impl Node {
         let held = known.votes.found(self.number, log.vote());
         known.hold(held);
         known.time.restarted(self.number);
+        known.asked_once.restarted(self.number);
         drop(known);
         let clocks = Clocks {
             now: Arc::clone(now),
@@ -120,6 +123,7 @@ impl Node {
             member: member(self.number),
             home: Arc::new(Mutex::new(home)),
             log,
+            log_kept: LogKept::default(),
             host: Arc::clone(&host) as Arc<dyn Host>,
             readings: Arc::new(clocks),
             net: network.of(self.number),
@@ -143,6 +147,34 @@ impl Node {
         self.paused_until = None;
         self.up = Some(Up { running, host, has_failed, runtime });
         Ok(())
+    }
+
+    /// Replays its log up to an entry, from what is on its disks: how far that came, and to what.
+    pub(super) fn replay(
+        &self,
+        to: Option<u64>,
+        oracle: &SharedOracle,
+    ) -> Result<(Option<u64>, Option<State>), String> {
+        let failed =
+            |what: &dyn std::fmt::Display| format!("node {}'s replay: {what}", id(self.number));
+        let home = Home::take(self.home.clone(), "home".to_owned(), IDENTITY);
+        let home = home.map_err(|error| failed(&error))?;
+        let log = Stored::read(&self.log, "log", CLUSTER, [self.boot as u8; 16]);
+        let log = log.map_err(|error| failed(&error))?;
+        let mut known = oracle.lock().unwrap();
+        known.time.restarted(self.number);
+        known.asked_once.restarted(self.number);
+        drop(known);
+        let host = Arc::new(SimHost::new(self.number, Arc::clone(oracle)));
+        let plan = Plan {
+            node: id(self.number),
+            home: Arc::new(Mutex::new(home)),
+            log,
+            host: Arc::clone(&host) as Arc<dyn Host>,
+            to,
+        };
+        let replayed = replay(plan).map_err(|error| failed(&error))?;
+        Ok((replayed.to, host.last()))
     }
 
     /// Loses power: what was not synced is there or not.

@@ -2,12 +2,20 @@
 #![allow(clippy::print_stdout, reason = "what a campaign came to is for people to read")]
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
+use crate::disk::faulty;
+use crate::engine::group::{Command, Group};
 use crate::engine::mutant::{Mutant, plant};
 
+use super::clock::True;
 use super::faults::{ALL, Fault, Planned};
+use super::history::{Oracle, SharedOracle};
+use super::limits::FIRST_POLICY;
+use super::network::Network;
+use super::node::{Node, id, member};
+use super::random::Random;
 use super::world::{Report, Verdict, run};
 
 /// Seeds in a run of all tests.
@@ -186,6 +194,37 @@ fn a_snapshot_that_fails_stops_nobody() {
         assert_eq!(report.verdict, Verdict::Held, "{}", told(&report));
         assert_eq!(report.fired[&Fault::SnapshotFails], 3);
     }
+}
+
+/// Raft ended at a node with the first error of its log, and the node stayed up and decided nothing
+/// any more: whoever runs a node has to hear of it.
+#[test]
+fn who_runs_a_node_hears_that_raft_has_ended() {
+    super::runtime::begin(1);
+    let mut random = Random::new(1);
+    let network = Network::new(1, random.fork());
+    let (now, oracle): (True, SharedOracle) =
+        (Arc::default(), Arc::new(Mutex::new(Oracle::new(1, false))));
+    let mut node = Node::new(0, random.fork(), 0);
+    node.start(&network, &now, &oracle).unwrap();
+    let up = node.up.as_ref().unwrap();
+    let why: Arc<Mutex<Option<String>>> = Arc::default();
+    let (running, heard) = (Arc::clone(&up.running), Arc::clone(&why));
+    up.spawn(async move {
+        let _ = running.initialize([(id(0), member(0))].into()).await;
+        *heard.lock().unwrap() = Some(running.ended().await);
+    });
+    (0..1000).for_each(|_| up.run(0));
+    assert!(up.running.raft.is_leader());
+    assert_eq!(*why.lock().unwrap(), None);
+    node.log.set_fault(faulty::Fault::Fail { at: node.log.operations() });
+    let mut group = Group::default();
+    group.commands.push(Command::Open);
+    let mut answer = up.running.origin.perform(&group, FIRST_POLICY, None);
+    (0..1000).for_each(|_| up.run(0));
+    let why = why.lock().unwrap().clone().unwrap();
+    assert!(why.contains("Write Log") && why.contains("Input/output error"), "{why}");
+    assert!(answer.try_recv().is_err(), "nobody knows what came of it");
 }
 
 fn finds(mutant: Mutant) {

@@ -36,6 +36,9 @@ const TRY_AGAIN_AFTER: u64 = 300;
 
 const CLIENTS: usize = 8;
 
+/// Ticks in which a disk has written whatever waited.
+const SLOW_DISK: u64 = 200;
+
 const YEAR_NANOS: u64 = 365 * 86_400 * 1_000_000_000;
 
 pub(super) struct World {
@@ -542,7 +545,28 @@ impl World {
         }
         broken(self)?;
         recovery::settles(&self.applied(), waiting(clients))?;
-        self.check_all()
+        self.check_all()?;
+        self.check_replay()
+    }
+
+    /// What a node's log comes to when it is replayed is what the node has come to.
+    fn check_replay(&mut self) -> Result<(), String> {
+        let number = self.random.below(self.nodes.len() as u64) as usize;
+        // What a majority has is applied, whether or not its own disk is so far.
+        let up = self.up(number);
+        let applied = up.running.origin.applied().log_id.map(|log_id| log_id.index);
+        let expected = (applied, up.host.last());
+        (0..SLOW_DISK).for_each(|_| self.step(&mut [], false));
+        let replayed = self.nodes[number].replay(applied, &self.oracle)?;
+        if replayed != expected {
+            return Err(format!(
+                "node {number} has {expected:x?}, and its log comes to {replayed:x?}"
+            ));
+        }
+        match &self.oracle.lock().unwrap().broken {
+            Some(why) => Err(why.clone()),
+            None => Ok(()),
+        }
     }
 }
 

@@ -171,6 +171,13 @@ impl Record {
     }
 }
 
+impl Mark {
+    /// Whether records that somebody was told of may be lost, in this run of the kernel.
+    pub(super) fn may_be_short(&self, boot: [u8; 16]) -> bool {
+        self.is_short || (self.is_weak && self.boot != boot)
+    }
+}
+
 impl RecordHeader {
     /// Reads a header and compares its checksum; `None` if it is none.
     pub(super) fn decode(bytes: &[u8], seed: u32) -> Option<Self> {

@@ -25,6 +25,8 @@ mod open;
 
 mod read;
 
+mod stored;
+
 #[cfg(test)]
 mod tests;
 
@@ -49,6 +51,7 @@ pub use facts::{Entry, Position, Vote};
 pub use layout::VERSION;
 pub use open::begin;
 pub use shared::{Done, OnFailure, QUEUE_BYTES_MAX, TURN_BYTES_MAX};
+pub use stored::Stored;
 pub use writer::Writer;
 
 /// Bytes of a segment, unless settings say otherwise.

@@ -33,14 +33,8 @@ pub fn begin<S: Storage>(
     for name in names.iter().filter(|name| name.ends_with(UNFINISHED)) {
         storage.remove(name).map_err(failed("remove", name))?;
     }
-    let old_mark = if names.iter().any(|name| name == MARK) {
-        let bytes = storage.read(MARK).map_err(failed("read", MARK))?;
-        Some(mark_of(&bytes, &path, settings.id)?)
-    } else {
-        None
-    };
-    let is_short =
-        old_mark.is_some_and(|mark| mark.is_short || (mark.is_weak && mark.boot != settings.boot));
+    let old_mark = read_mark(&storage, &names, &path, settings.id)?;
+    let is_short = old_mark.is_some_and(|mark| mark.may_be_short(settings.boot));
     let mark = Mark {
         id: settings.id,
         boot: settings.boot,
@@ -49,8 +43,7 @@ pub fn begin<S: Storage>(
         is_weak: settings.durability != Durability::Always,
         is_short,
     };
-    let mut numbers: Vec<u64> = names.iter().filter_map(|name| number_of(name)).collect();
-    numbers.sort_unstable();
+    let mut numbers = numbers_of(&names);
     if numbers.is_empty() && old_mark.is_none() {
         let header = SegmentHeader {
             id: settings.id,
@@ -63,14 +56,8 @@ pub fn begin<S: Storage>(
         create(&storage, &header).map_err(failed("create", &name_of(1)))?;
         numbers.push(1);
     }
-    // Of what is purged a removal may have been lost and the next one not.
-    let gap = (1..numbers.len()).rev().find(|at| numbers[*at] != numbers[at - 1] + 1);
-    let needed = numbers.split_off(gap.unwrap_or_default());
-    let mut segments = Vec::with_capacity(needed.len());
-    for number in needed {
-        let name = name_of(number);
-        segments.push((number, storage.read(&name).map_err(failed("read", &name))?));
-    }
+    let needed = split_needed(&mut numbers);
+    let segments = read_segments(&storage, needed, &path)?;
     let mut recent = Recent::new(settings.recent_bytes);
     let mut points = Points::default();
     let each = |place: Place, record: &Record, facts: &Facts| {
@@ -147,6 +134,56 @@ pub fn begin<S: Storage>(
     shared.lock().next_record = writer.next.record;
     let log = Log::new(shared, path, segment_bytes);
     Ok((log, writer, recovered))
+}
+
+/// The mark, if there is one.
+pub(super) fn read_mark<S: Storage>(
+    storage: &S,
+    names: &[String],
+    path: &str,
+    id: [u8; 16],
+) -> Result<Option<Mark>, DiskError> {
+    if !names.iter().any(|name| name == MARK) {
+        return Ok(None);
+    }
+    let bytes = storage.read(MARK).map_err(|source| DiskError::Io {
+        doing: "read",
+        path: format!("{path}/{MARK}"),
+        source,
+    })?;
+    mark_of(&bytes, path, id).map(Some)
+}
+
+/// The numbers of all segments that there are, in order.
+pub(super) fn numbers_of(names: &[String]) -> Vec<u64> {
+    let mut numbers: Vec<u64> = names.iter().filter_map(|name| number_of(name)).collect();
+    numbers.sort_unstable();
+    numbers
+}
+
+/// Those that make the log; what stays behind is purged.
+pub(super) fn split_needed(numbers: &mut Vec<u64>) -> Vec<u64> {
+    // Of what is purged a removal may have been lost and the next one not.
+    let gap = (1..numbers.len()).rev().find(|at| numbers[*at] != numbers[at - 1] + 1);
+    numbers.split_off(gap.unwrap_or_default())
+}
+
+/// The bytes of these segments.
+pub(super) fn read_segments<S: Storage>(
+    storage: &S,
+    numbers: Vec<u64>,
+    path: &str,
+) -> Result<Vec<(u64, S::Bytes)>, DiskError> {
+    let read = |number| {
+        let name = name_of(number);
+        let bytes = storage.read(&name).map_err(|source| DiskError::Io {
+            doing: "read",
+            path: format!("{path}/{name}"),
+            source,
+        })?;
+        Ok((number, bytes))
+    };
+    numbers.into_iter().map(read).collect()
 }
 
 fn mark_of(bytes: &[u8], path: &str, id: [u8; 16]) -> Result<Mark, DiskError> {

@@ -17,8 +17,8 @@ use crate::disk::{Directory, DiskError};
 use super::layout::{Record, SEGMENT_HEADER_BYTES};
 use super::replay::{name_of, replay};
 use super::{
-    Cut, Done, Durability, Entry, Log, Position, Recovered, SEGMENT_BYTES_MIN, Settings, Tail,
-    Vote, Writer, begin,
+    Cut, Done, Durability, Entry, Log, Position, Recovered, SEGMENT_BYTES_MIN, Settings, Stored,
+    Tail, Vote, Writer, begin,
 };
 
 const ID: [u8; 16] = *b"a log of a node.";
@@ -827,5 +827,36 @@ fn a_thread_writes_real_files() {
         let entries = log.read(0..u64::MAX, usize::MAX).unwrap();
         assert!(entries.iter().eq(plain.entries.range(100..).map(|(_, entry)| entry)));
         assert!(!place.0.join(name_of(1)).exists());
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
+
+    /// Whoever looks into a log that nobody writes finds the entries that count, in order, and
+    /// leaves everything as it is.
+    #[test]
+    fn what_lies_there_is_read_and_not_touched(ops in ops()) {
+        let disk = Disk::default();
+        let mut run = Run::begin(&disk, settings(1), Plain::default()).unwrap();
+        for op in &ops {
+            run.act(op);
+        }
+        run.act(&Op::Turn);
+        let plain = run.now().clone();
+        let before = disk.operations();
+        let stored = Stored::read(&disk, "log", ID, BOOT).unwrap();
+        let found =
+            (stored.vote(), stored.purged(), stored.committed(), stored.first(), stored.last());
+        let first = plain.entries.keys().next().copied();
+        let expected = (plain.vote, plain.purged, plain.committed, first, plain.last());
+        prop_assert_eq!(found, expected);
+        let mut entries = Vec::new();
+        stored.for_each(|entry| { entries.push(entry); Ok::<_, ()>(()) }).unwrap();
+        prop_assert!(entries.iter().eq(plain.entries.values()), "{} entries", entries.len());
+        let ended = stored.for_each(|entry| Err(entry.position.index));
+        prop_assert_eq!(ended.err(), first);
+        prop_assert_eq!(disk.operations(), before);
+        prop_assert!(stored.cut().is_none() && stored.tail() == Tail::Whole);
     }
 }

@@ -32,6 +32,7 @@ pub(super) fn routes() -> Router<Arc<Admin>> {
         .route("/v1/cluster", get(status))
         .route("/v1/cluster/init", post(already))
         .route("/v1/cluster/add", post(add))
+        .route("/v1/cluster/promote", post(promote))
         .route("/v1/cluster/remove", post(remove))
         .route("/v1/cluster/transfer", post(transfer))
         .route("/v1/cluster/snapshot", post(snapshot))
@@ -87,6 +88,12 @@ async fn add(State(admin): Shared, request: Request) -> Result<Response, Refused
     let Named { node, peer } = parsed(&body)?;
     let peer = peer.ok_or_else(|| Bad::new("BAD_REQUEST", "field `peer` is missing"))?;
     steered(steering(&admin)?.add(node, peer).await)
+}
+
+async fn promote(State(admin): Shared, request: Request) -> Result<Response, Refused> {
+    let body = change(&admin, request).await?;
+    let Named { node, .. } = parsed(&body)?;
+    steered(steering(&admin)?.promote(node).await)
 }
 
 async fn remove(State(admin): Shared, request: Request) -> Result<Response, Refused> {

@@ -8,7 +8,7 @@
 //! | `GET /v1/status` | [`Status`]: what `tollkeeper status` prints |
 //! | `POST /v1/snapshot` | takes a snapshot now; for those who may change things |
 //! | `GET /v1/cluster` | how the nodes of a cluster stand |
-//! | `POST /v1/cluster/init`, `/add`, `/remove`, `/transfer`, `/snapshot` | who belongs to the cluster, who leads it |
+//! | `POST /v1/cluster/init`, `/add`, `/promote`, `/remove`, `/transfer`, `/snapshot` | who belongs to the cluster, who leads it |
 //! | `POST /v1/policy` | puts a policy in force at all nodes of a cluster |
 //! | `POST /v1/check`, `/v1/peek` | a [`Report`](super::report::Report); 200 whether it allows or denies. A check charges, so it is for those who may change things |
 //! | `POST /v1/explain` | an [`ExplainReport`]: each limit of a request, and why it applies or not |

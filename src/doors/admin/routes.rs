@@ -40,7 +40,7 @@ use super::{BODY_BYTES_MAX, BODY_TIME_MAX};
 const PATHS: &str = "/metrics, /livez, /readyz, /healthz, /healthcheck, /v1/status, /v1/check, /v1/peek, /v1/snapshot, \
      /v1/explain, /v1/usage, /v1/overrides, /v1/overrides/clear, /v1/identities, \
      /v1/identities/remove, /v1/cluster, /v1/cluster/init, /v1/cluster/add, \
-     /v1/cluster/remove, /v1/cluster/transfer, /v1/cluster/snapshot, /v1/policy";
+     /v1/cluster/promote, /v1/cluster/remove, /v1/cluster/transfer, /v1/cluster/snapshot, /v1/policy";
 
 /// What all handlers share.
 pub(super) struct Admin {

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{Buf, BufMut, Bytes};
 
-use crate::cluster::{Host, Restored};
+use crate::cluster::{Audit, Host, Restored};
 use crate::disk::{Beside, Header, Identity, decode_change, encode_change};
 use crate::doors::{Failure, InForce, Instance};
 use crate::engine::key::Seed;
@@ -31,6 +31,7 @@ pub(super) struct InstanceHost {
     /// Texts of the policy in force, once the log has brought one.
     sources: Mutex<Option<Sources>>,
     is_seeded: AtomicBool,
+    audit: Option<Arc<dyn Audit>>,
 }
 
 /// A policy as it was applied.
@@ -50,7 +51,12 @@ impl InstanceHost {
         keys_max: u64,
     ) -> Self {
         let (sources, is_seeded) = (Mutex::new(None), AtomicBool::new(false));
-        Self { instance, identity, seed, keys_max, sources, is_seeded }
+        Self { instance, identity, seed, keys_max, sources, is_seeded, audit: None }
+    }
+
+    /// Tells somebody what comes of each group.
+    pub(super) fn audited(self, audit: Arc<dyn Audit>) -> Self {
+        Self { audit: Some(audit), ..self }
     }
 
     /// Which cluster this is, and its seed.
@@ -273,5 +279,9 @@ impl Host for InstanceHost {
         table.keep_caps_elsewhere();
         crate::doors::cap_inline(&table);
         table
+    }
+
+    fn audit(&self) -> Option<&dyn Audit> {
+        self.audit.as_deref()
     }
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use serde_json::{Value, json};
 
-use crate::cluster::{Member, NodeId, Standing};
+use crate::cluster::{CAUGHT_UP_ENTRIES, CatchUp, Member, NodeId, Standing};
 use crate::disk::encode_change;
 use crate::doors::{self, Awaited, AwaitedChange, Instance, Steered};
 use crate::engine::group::{Group, Undecided};
@@ -134,14 +134,42 @@ impl doors::Steering for Steering {
     }
 
     fn add(&self, node: u64, peer: String) -> Steered {
-        let (running, instance) = (Arc::clone(&self.node), Arc::clone(&self.instance));
+        let running = Arc::clone(&self.node);
         let identity = self.host.identity();
         self.there(async move {
-            let member = Member { peer, clients: String::new() };
-            let _ = instance;
-            invite(&running.peers, node, &member, identity).await?;
-            running.add(node, member).await?;
-            Ok(json!({ "added": node }))
+            if running.is_voter(node) {
+                return Err(format!("node {node} is a member already; numbers are not used again"));
+            }
+            match running.learner(node) {
+                Some(member) if member.peer == peer => {}
+                Some(member) => {
+                    return Err(format!(
+                        "node {node} learns already, at {}; remove it first",
+                        member.peer
+                    ));
+                }
+                None => {
+                    let member = Member { peer, clients: String::new() };
+                    invite(&running.peers, node, &member, identity).await?;
+                    running.add_learner(node, member).await?;
+                }
+            }
+            Ok(json!({ "node": node, "role": "learner" }))
+        })
+    }
+
+    fn promote(&self, node: u64) -> Steered {
+        let running = Arc::clone(&self.node);
+        self.there(async move {
+            Ok(match running.promote(node).await? {
+                CatchUp::Votes => json!({ "node": node, "role": "voter" }),
+                CatchUp::Learns { lag } => json!({
+                    "node": node,
+                    "role": "learner",
+                    "lag": lag,
+                    "lag_max": CAUGHT_UP_ENTRIES,
+                }),
+            })
         })
     }
 

@@ -2,6 +2,7 @@
 //! others look at the history once it is over.
 
 pub(super) mod all_or_none;
+pub(super) mod asked_once;
 pub(super) mod bound;
 pub(super) mod disk;
 pub(super) mod kept;
