@@ -1,6 +1,6 @@
 //! A node of a cluster, put together: log, machine, peers and batcher around one Raft.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -108,6 +108,8 @@ pub struct Running<S: Disk> {
     standing: Arc<Mutex<BTreeMap<NodeId, Standing>>>,
     inbox: Arc<Inbox>,
     links: Arc<PeerLinks>,
+    /// Nodes that are dialed although they are no members yet.
+    guests: Mutex<BTreeSet<NodeId>>,
 }
 
 /// How a node stands, by its own word.
@@ -338,6 +340,7 @@ impl<S: Disk> Running<S> {
             standing: Arc::default(),
             inbox: Arc::clone(&inbox),
             links: Arc::clone(&links),
+            guests: Mutex::default(),
         });
         let served = raft.clone();
         tokio::spawn(async move { peers.serve(listener, served).await });
@@ -358,6 +361,15 @@ impl<S: Disk> Running<S> {
         self.raft.initialize(members).await.map_err(|error| error.to_string())
     }
 
+    /// Does something in which a node that is no member yet is dialed.
+    pub async fn with_guest<T>(&self, node: NodeId, work: impl Future<Output = T>) -> T {
+        let guests = || self.guests.lock().unwrap_or_else(PoisonError::into_inner);
+        guests().insert(node);
+        let done = work.await;
+        guests().remove(&node);
+        done
+    }
+
     /// Sees to a link to each other member: whichever leads next, requests can go there at once.
     /// One that is no member any more is not dialed again.
     fn know_members(&self) {
@@ -372,7 +384,10 @@ impl<S: Disk> Running<S> {
         }
         // A node that was removed itself may only not have heard yet that it was not.
         if membership.get_node(&metrics.id).is_some() {
-            self.peers.forget_all_but(|node| membership.get_node(&node).is_some());
+            let guests = self.guests.lock().unwrap_or_else(PoisonError::into_inner);
+            self.peers.forget_all_but(|node| {
+                membership.get_node(&node).is_some() || guests.contains(&node)
+            });
         }
     }
 

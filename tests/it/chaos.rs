@@ -559,14 +559,14 @@ fn faults_neither_admit_more_nor_lose_a_charge() {
         let (status, log) = daemon.wait();
         assert!(status.success(), "{log}");
     }
-    for node in 0..NODES {
+    for (node, used) in used.iter().enumerate() {
         let replayed = Replay::of(&fleet.data(node));
         for (name, admitted) in [("shop.hot", &hot_admitted), ("shop.day.day", &tri_admitted)] {
             let lost = admitted.iter().find(|it| !replayed.admits(it.place, name));
             assert!(lost.is_none(), "{name} at node {node}: {:?} is lost", lost.map(|it| it.place));
         }
         let (hot_units, tri_units) = (replayed.units("shop.hot"), replayed.units("shop.day.day"));
-        assert_eq!(tri_units, used[node]);
+        assert_eq!(tri_units, *used);
         let most = hot_admitted.len() as u64 + hot.unknown.load(Ordering::Relaxed);
         assert!((hot_admitted.len() as u64..=most).contains(&hot_units), "{hot_units}");
         let same = hashes

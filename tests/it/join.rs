@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::fleet::Fleet;
+use crate::fleet::{Fleet, Seat};
 
 const POLICY: &str = r#"
 schema = 1
@@ -12,9 +12,9 @@ buy = { on = "/buy", per = ["user"], bucket = "60/day burst 60", when_unavailabl
 "#;
 
 /// Has a node join as one that learns, and does not wait until it votes.
-fn learn(fleet: &Fleet, at: usize, node: usize) {
-    let url = format!("http://{}/v1/cluster/add", fleet.seats[at].admin);
-    let body = serde_json::json!({ "node": node + 1, "peer": fleet.seats[node].advertised });
+fn learn(at: Seat, node: usize, seat: Seat) {
+    let url = format!("http://{}/v1/cluster/add", at.admin);
+    let body = serde_json::json!({ "node": node + 1, "peer": seat.advertised });
     let sent = ureq::post(&url)
         .config()
         .http_status_as_error(false)
@@ -39,7 +39,7 @@ fn a_node_votes_only_once_it_has_caught_up() {
     let mut fleet = Fleet::begin("join-late", POLICY, 3, 1);
     let leader = fleet.leader();
     let starting = fleet.start(3);
-    learn(&fleet, leader, 3);
+    learn(fleet.seats[leader], 3, fleet.seats[3]);
     fleet.nodes[3] = Some(starting.ready());
     assert_eq!(role(&fleet, leader, 3).as_deref(), Some("learner"));
 
@@ -73,12 +73,17 @@ fn a_node_votes_only_once_it_has_caught_up() {
     assert_eq!(peeked.json()[0]["limits"][0]["remaining"], 59, "{peeked:?}");
 }
 
-/// One that only learns is removed as well; it was said to be no member.
+/// A node that was not up yet when it was added never joined: it was dialed for a moment only, since
+/// it was no member. And one that only learns is removed as well; it was said to be no member.
 #[test]
 fn a_node_that_learns_can_be_removed() {
     let mut fleet = Fleet::begin("join-back", POLICY, 1, 1);
-    let starting = fleet.start(1);
-    learn(&fleet, 0, 1);
+    let starting = std::thread::scope(|scope| {
+        let [at, seat] = [fleet.seats[0], fleet.seats[1]];
+        scope.spawn(move || learn(at, 1, seat));
+        std::thread::sleep(std::time::Duration::from_millis(500));
+        fleet.start(1)
+    });
     fleet.nodes[1] = Some(starting.ready());
     assert_eq!(role(&fleet, 0, 1).as_deref(), Some("learner"));
     // Not by another address.

@@ -150,8 +150,11 @@ impl doors::Steering for Steering {
                 }
                 None => {
                     let member = Member { peer, clients: String::new() };
-                    invite(&running.peers, node, &member, identity).await?;
-                    running.add_learner(node, member).await?;
+                    let joins = async {
+                        invite(&running.peers, node, &member, identity).await?;
+                        running.add_learner(node, member.clone()).await
+                    };
+                    running.with_guest(node, joins).await?;
                 }
             }
             Ok(json!({ "node": node, "role": "learner" }))
