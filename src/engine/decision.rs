@@ -121,26 +121,43 @@ impl Reading {
 /// Which of `readings` binds. Among equals the first, so callers list limits by name. A shadow
 /// never binds.
 pub fn binding(verdict: Verdict, readings: &[Reading]) -> Option<usize> {
-    let harder = |a: &Reading, b: &Reading| match verdict {
-        Verdict::Deny => a.hardness().cmp(&b.hardness()),
-        Verdict::Allow => share(b, a),
+    let enforced = || {
+        let placed = readings.iter().enumerate();
+        placed.filter(|(_, reading)| reading.effect != Effect::Shadow)
     };
-    let mut best: Option<usize> = None;
-    for (index, reading) in readings.iter().enumerate() {
-        if reading.effect == Effect::Shadow {
-            continue;
-        }
-        if best.is_none_or(|best| harder(reading, &readings[best]) == Ordering::Greater) {
-            best = Some(index);
+    match verdict {
+        Verdict::Deny => first_greatest(enforced(), Reading::hardness, Ord::cmp),
+        Verdict::Allow => {
+            // Each remaining is a division, so it is made once; of one limit there is no question.
+            let share = |reading: &Reading| (reading.remaining(), reading.limit());
+            match readings {
+                [reading] => (reading.effect != Effect::Shadow).then_some(0),
+                _ => first_greatest(enforced(), share, |a, b| compare_shares(b, a)),
+            }
         }
     }
-    best
 }
 
-/// Compares remaining shares, as fractions and without rounding.
-fn share(a: &Reading, b: &Reading) -> Ordering {
-    let cross = |x: &Reading, y: &Reading| u128::from(x.remaining()) * u128::from(y.limit());
-    cross(a, b).cmp(&cross(b, a))
+/// The first of those that no other exceeds.
+fn first_greatest<'r, K>(
+    readings: impl Iterator<Item = (usize, &'r Reading)>,
+    key: impl Fn(&Reading) -> K,
+    compare: impl Fn(&K, &K) -> Ordering,
+) -> Option<usize> {
+    let mut best: Option<(usize, K)> = None;
+    for (index, reading) in readings {
+        let key = key(reading);
+        if best.as_ref().is_none_or(|(_, best)| compare(&key, best) == Ordering::Greater) {
+            best = Some((index, key));
+        }
+    }
+    best.map(|(index, _)| index)
+}
+
+/// Compares remaining shares, each a remaining and a limit, as fractions and without rounding.
+fn compare_shares(a: &(u64, u64), b: &(u64, u64)) -> Ordering {
+    let cross = |x: u64, y: u64| u128::from(x) * u128::from(y);
+    cross(a.0, b.1).cmp(&cross(b.0, a.1))
 }
 
 /// Why the engine would not decide. Nothing was charged.

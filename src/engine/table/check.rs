@@ -1,4 +1,5 @@
-//! Checks: one charge on a narrow counter by compare-and-swap, everything else under holds.
+//! Checks: one charge on a narrow counter by compare-and-swap, several that are there in
+//! `together`, everything else under holds.
 
 use alloc::vec::Vec;
 
@@ -122,6 +123,10 @@ impl Pinned<'_> {
         }
         within_horizon(stamp.now())?;
         within_charges(charges)?;
+        if !charges.is_empty() && self.check_together(charges, stamp.now(), readings).is_some() {
+            return Ok(decision(readings, stamp.now(), None));
+        }
+        readings.clear();
         // A limit that refuses now refuses the check, whatever the others say, so most denials
         // need no hold and leave no trace, unless some limit is charged for them too.
         let always = |charge: &Charge| charge.on == ChargeOn::Always;
@@ -576,13 +581,13 @@ impl<'a, 'g, const N: usize> HeldAll<'a, 'g, N> {
 }
 
 #[inline]
-fn reading(charge: &Charge, fill: Fill) -> Reading {
+pub(super) fn reading(charge: &Charge, fill: Fill) -> Reading {
     let Charge { quota, cost, effect, .. } = *charge;
     Reading { quota, fill, cost, fits: true, effect }
 }
 
 /// What a limit says that keeps no counter.
-fn stateless(charge: &Charge) -> Reading {
+pub(super) fn stateless(charge: &Charge) -> Reading {
     let fits = charge.quota.fits(Fill::Stateless, charge.cost);
     Reading { fits, ..reading(charge, Fill::Stateless) }
 }
@@ -595,7 +600,7 @@ fn decision(readings: &[Reading], now: Now, permit: Option<Permit>) -> Decision 
 
 /// Whether a bucket was last charged by other numbers than the charge's.
 #[inline]
-fn is_of_other_numbers(meta: Meta, charge: &Charge) -> bool {
+pub(super) fn is_of_other_numbers(meta: Meta, charge: &Charge) -> bool {
     match &charge.quota {
         Quota::Bucket(bucket) => meta.generation() != bucket.generation(),
         _ => false,
@@ -652,7 +657,7 @@ fn within_charges(charges: &[Charge]) -> Result<(), Refusal> {
 
 /// A calendar charge knows two windows; past them it has to be resolved again.
 #[inline]
-fn within_window(charge: &Charge, now: Now) -> Result<(), Refusal> {
+pub(super) fn within_window(charge: &Charge, now: Now) -> Result<(), Refusal> {
     match &charge.quota {
         Quota::Calendar(calendar) if calendar.is_stale(now) => Err(Refusal::WindowPassed),
         _ => Ok(()),

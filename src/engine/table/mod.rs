@@ -37,6 +37,7 @@ mod shares;
 mod slot;
 mod snapshot;
 mod sweep;
+mod together;
 
 #[cfg(all(test, table_model))]
 mod loom;

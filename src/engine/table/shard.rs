@@ -99,11 +99,28 @@ impl Shard {
         shape: Shape,
         guard: &'g Guard,
     ) -> Option<&'g Slot> {
-        let array = self.array(guard);
-        match array.locate(key, shape.shard_bits) {
-            Located::Found(slot) if array.next(guard).is_none() => Some(slot),
-            _ => None,
+        match self.look_settled(key, shape, guard)? {
+            Place::Found(slot) => Some(slot),
+            Place::Vacant(_) => None,
         }
+    }
+
+    /// Where the search for a key ends, as long as the shard is not growing. Nothing may be inserted
+    /// by it.
+    #[inline]
+    pub(super) fn look_settled<'g>(
+        &self,
+        key: Key,
+        shape: Shape,
+        guard: &'g Guard,
+    ) -> Option<Place<'g>> {
+        let array = self.array(guard);
+        let place = match array.locate(key, shape.shard_bits) {
+            Located::Found(slot) => Place::Found(slot),
+            Located::Vacant(slot) => Place::Vacant(slot),
+            Located::Sealed | Located::Full => return None,
+        };
+        array.next(guard).is_none().then_some(place)
     }
 
     /// Whether a slot's counter must be noted before it changes: a snapshot has yet to come here.

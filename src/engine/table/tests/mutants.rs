@@ -77,6 +77,7 @@ mutants! {
     SweepEarly: table_equals_book(histories(Which::Bucket));
     ChangeNotNoted: a_snapshot_is_the_book(restarts(Which::Any));
     ShareNotNoted: a_snapshot_is_the_book(restarts(Which::Concurrent));
+    SideNotAsked: a_snapshot_is_the_book(restarts(Which::Any));
     NewcomerNotTagged: a_snapshot_is_the_book(restarts(Which::Any));
     TagsNotCleaned: a_snapshot_is_the_book(restarts(Which::Any));
     SweepDespiteSnapshot: a_snapshot_is_the_book(restarts(Which::Bucket));
