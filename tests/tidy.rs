@@ -183,8 +183,17 @@ const CRATES: &[(&str, &[&str])] = &[
     ("openraft", &["src/cluster"]),
     ("prost", &["src/doors/envoy"]),
     // The kernel's clocks, and its random numbers and priorities, which only who wires a node asks for.
-    // And files in ways that `std` does not know.
-    ("rustix", &["src/clock/os.rs", "src/disk/files.rs", "src/node.rs", "src/node"]),
+    // And files in ways that `std` does not know, and a hint about the pages of the table's memory.
+    (
+        "rustix",
+        &[
+            "src/clock/os.rs",
+            "src/disk/files.rs",
+            "src/engine/table/pool.rs",
+            "src/node.rs",
+            "src/node",
+        ],
+    ),
     ("saphyr_parser", &["src/policy/import/yaml.rs"]),
     // Three texts that others write or read: the config file, the doors' JSON, and body templates,
     // which must be JSON and are only looked at. And what peers say to each other.

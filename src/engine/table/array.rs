@@ -88,31 +88,39 @@ impl Array {
     pub(super) fn locate(&self, key: Key, shard_bits: u32) -> Located<'_> {
         let home = probe::home(key.high, self.len(), shard_bits);
         // More than half of the keys that are present are at home.
-        let slot = self.slots.slot(home);
-        if slot.meta().fingerprint() == fingerprint(key)
-            && slot.meta() != Meta::SEALED
-            && is_slot_of(slot, key)
-        {
-            return Located::Found(slot);
+        match look_at(self.slots.slot(home), key) {
+            Some(located) => located,
+            None => self.locate_after(home, key),
         }
-        self.locate_from(home, key)
     }
 
-    fn locate_from(&self, home: usize, key: Key) -> Located<'_> {
-        for slot in self.slots.from(home) {
-            let meta = slot.meta();
-            if meta == Meta::VACANT {
-                return Located::Vacant(slot);
-            }
-            if meta == Meta::SEALED {
-                return Located::Sealed;
-            }
-            if meta.fingerprint() == fingerprint(key) && is_slot_of(slot, key) {
-                return Located::Found(slot);
+    fn locate_after(&self, home: usize, key: Key) -> Located<'_> {
+        let all = self.slots.len();
+        for (mut from, to) in [(home + 1, all), (0, home)] {
+            while from < to {
+                let slots = self.slots.within_segment(from, to);
+                if let Some(located) = slots.iter().find_map(|slot| look_at(slot, key)) {
+                    return located;
+                }
+                from += slots.len();
             }
         }
         Located::Full
     }
+}
+
+/// Whether the search for a key ends at this slot.
+#[inline]
+fn look_at(slot: &Slot, key: Key) -> Option<Located<'_>> {
+    let meta = slot.meta();
+    if meta == Meta::VACANT {
+        return Some(Located::Vacant(slot));
+    }
+    if meta == Meta::SEALED {
+        return Some(Located::Sealed);
+    }
+    let found = meta.fingerprint() == fingerprint(key) && is_slot_of(slot, key);
+    found.then_some(Located::Found(slot))
 }
 
 /// Whether a claimed slot is this key's. An insert that has claimed it but not yet said for which

@@ -148,38 +148,57 @@ mod memory {
     use alloc::alloc::{alloc_zeroed, dealloc, handle_alloc_error};
     use core::alloc::Layout;
 
+    use rustix::mm::{Advice, madvise};
+
     use super::Piece;
 
     /// Pieces lie at multiples of their size from a page's begin, so none of a page's size or
     /// less straddles one.
     const PAGE: usize = 4096;
 
-    /// The allocation behind a block has room to find a page's begin in, and before it a word
-    /// that says how far the allocation's own begin is.
-    fn layout<T>(pieces: usize) -> Layout {
+    /// A large page. A random key's slot is out of reach of the processor's address caches where
+    /// pages are small: to find the page then costs more than to fetch the slot.
+    const LARGE_PAGE: usize = 2 << 20;
+
+    /// The boundary at which a block of so many bytes begins.
+    const fn boundary(bytes: usize) -> usize {
+        if bytes >= LARGE_PAGE { LARGE_PAGE } else { PAGE }
+    }
+
+    /// The allocation behind a block has room to find its boundary in, and before it a word that
+    /// says how far the allocation's own begin is. Also the bytes of the block.
+    fn layout<T>(pieces: usize) -> (Layout, usize) {
         let block = Layout::array::<T>(pieces).expect("a block fits the address space");
+        let bytes = block.size();
         // A small alignment: for a large one the allocator clears all of the memory at once.
-        Layout::from_size_align(block.size() + 2 * PAGE, align_of::<usize>())
-            .expect("a block fits the address space")
+        let layout = Layout::from_size_align(bytes + 2 * boundary(bytes), align_of::<usize>())
+            .expect("a block fits the address space");
+        (layout, bytes)
     }
 
     pub(super) fn allocate<T: Piece>(pieces: usize) -> *mut T {
-        let layout = layout::<T>(pieces);
+        let (layout, length) = layout::<T>(pieces);
         // Safety: the layout has a size.
         let bytes = unsafe { alloc_zeroed(layout) };
         if bytes.is_null() {
             handle_alloc_error(layout);
         }
         let offset = size_of::<usize>();
-        // Safety: within the allocation, whose first two pages are for this.
-        let offset = offset + unsafe { bytes.add(offset) }.align_offset(PAGE);
-        // Safety: `offset` is at least a word and below two pages; the word before the block is
-        // within the allocation and aligned, as the block is at a page's begin.
-        unsafe {
+        // Safety: within the allocation, which has twice the boundary for this.
+        let offset = offset + unsafe { bytes.add(offset) }.align_offset(boundary(length));
+        // Safety: `offset` is at least a word and below twice the boundary; the word before the
+        // block is within the allocation and aligned, as the block is at a page's begin.
+        let block = unsafe {
             let block = bytes.add(offset);
             block.cast::<usize>().sub(1).write(offset);
-            block.cast::<T>()
+            block
+        };
+        if length >= LARGE_PAGE {
+            // Safety: the block's own memory, which the advice does not change. It is a hint: where
+            // the system has no large pages, small ones do.
+            let _ = unsafe { madvise(block.cast(), length, Advice::LinuxHugepage) };
         }
+        block.cast::<T>()
     }
 
     /// # Safety
@@ -188,7 +207,7 @@ mod memory {
         // Safety: `allocate` wrote the offset before the block and used this layout.
         unsafe {
             let offset = first.cast::<usize>().sub(1).read();
-            dealloc(first.cast::<u8>().sub(offset), layout::<T>(pieces));
+            dealloc(first.cast::<u8>().sub(offset), layout::<T>(pieces).0);
         }
     }
 }

@@ -65,10 +65,16 @@ impl Slots {
         &segment.0[index % SEGMENT_SLOTS]
     }
 
-    /// The slots from `first` on and then, from the beginning, those before it.
+    /// The slots from `from` on that lie in its segment and before `to`. `from` must be below the
+    /// length.
     #[inline]
-    pub(super) fn from(&self, first: usize) -> impl Iterator<Item = &Slot> {
-        (first..self.len()).chain(0..first).map(|index| self.slot(index))
+    pub(super) fn within_segment(&self, from: usize, to: usize) -> &[Slot] {
+        let (segment, _) = self.segments[from / SEGMENT_SLOTS];
+        // Safety: as in `slot`.
+        let segment = unsafe { segment.as_ref() };
+        let begin = from % SEGMENT_SLOTS;
+        let end = SEGMENT_SLOTS.min(begin + to.saturating_sub(from));
+        &segment.0[begin..end]
     }
 
     /// The slots of a part of the array.
