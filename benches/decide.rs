@@ -1,6 +1,7 @@
 //! What one decision costs the engine alone, by kind of limit: a random key hashed, its counter
 //! fetched and charged, in batches of 128 as a busy connection brings them. Then what a check of
-//! several limits costs, and a permit where many are held. One thread, no sockets.
+//! several limits costs, requests of the example policies resolved and decided, and a permit where
+//! many are held. One thread, no sockets.
 //!
 //! Printed are nanoseconds per decision, the least of five rounds, and the same in cycles of the
 //! processor's nominal rate. What distorts it: other work on the machine, whose caches are shared,
@@ -20,6 +21,7 @@ use tollkeeper::engine::kinds::{Boundaries, Period};
 use tollkeeper::engine::quota::{Align, Quota};
 use tollkeeper::engine::table::{Pinned, Stamp, Table};
 use tollkeeper::engine::time::{Nanos, Now, Timestamp, UtcTime};
+use tollkeeper::policy::{Context, Policy, Request, Scratch, Source};
 
 const BATCH: usize = 128;
 const DECISIONS: u64 = 2_000_000;
@@ -48,6 +50,11 @@ fn main() {
         let name = format!("{limits} buckets at once");
         if wanted(&name) {
             print_row(&name, 1_000_000, of_several(1_000_000, limits));
+        }
+    }
+    for page in PAGES {
+        if wanted(page.name) {
+            print_row(page.name, 1_000_000, of_page(1_000_000, &page));
         }
     }
     if wanted("permits") {
@@ -139,6 +146,105 @@ fn of_several(keys: u64, limits: u64) -> f64 {
             check(&pinned, charges, &mut readings);
         }
     })
+}
+
+/// A request of an example policy, resolved and decided: what a connection's thread does for each
+/// between decoding and answering.
+struct Page {
+    name: &'static str,
+    file: &'static str,
+    api: &'static str,
+    /// Limits with counters that apply to it. (Page 002 has caps too.)
+    counters: u64,
+    values: &'static [(&'static str, &'static str)],
+    /// The attribute that says who asks.
+    subject: &'static str,
+    costs: &'static [u64],
+}
+
+/// One limit, two, four.
+const PAGES: [Page; 3] = [
+    Page {
+        name: "page 000, one limit",
+        file: include_str!("../examples/policies/media.toml"),
+        api: "media",
+        counters: 1,
+        values: &[("method", "POST"), ("path", "/v1/images")],
+        subject: "team",
+        costs: &[],
+    },
+    Page {
+        name: "page 002, two limits",
+        file: include_str!("../examples/policies/generate.toml"),
+        api: "generate",
+        counters: 2,
+        values: &[("method", "POST"), ("path", "/txt2img"), ("tier", "premium")],
+        subject: "user",
+        costs: &[],
+    },
+    Page {
+        name: "page 003, four limits",
+        file: include_str!("../examples/policies/vault.toml"),
+        api: "vault",
+        counters: 4,
+        values: &[
+            ("method", "GET"),
+            ("path", "/files"),
+            ("tier", "enterprise"),
+            ("auth", "api_key"),
+        ],
+        subject: "account",
+        costs: &[1; 8],
+    },
+];
+
+fn of_page(keys: u64, page: &Page) -> f64 {
+    let table = Table::new(1 << 24, &SEED);
+    let source = Source { name: page.api, text: page.file };
+    let policy = Policy::compile(&[source], &SEED).expect("an example");
+    let handle = policy.handle_of(page.api, None).expect("its API");
+    let mut values: Vec<Option<&[u8]>> = vec![None; handle.slots().len()];
+    let slot_of = |name: &str| handle.slots().iter().position(|slot| &*slot.name == name);
+    for (name, value) in page.values {
+        values[slot_of(name).expect("a slot")] = Some(value.as_bytes());
+    }
+    let subject_at = slot_of(page.subject).expect("a slot");
+    let costs = &page.costs[..page.costs.len().min(handle.meters().len())];
+    let context = Context::at(moment().utc);
+    let mut scratch = Scratch::default();
+    let (mut charges, mut limits, mut readings) = (Vec::new(), Vec::new(), Vec::new());
+    let mut asked = Vec::new();
+    let mut batch = |subjects: &[u64]| {
+        let pinned = table.pin();
+        charges.clear();
+        limits.clear();
+        asked.clear();
+        // The subjects' bytes live as long as the batch's values.
+        let subjects: Vec<[u8; 8]> = subjects.iter().map(|subject| subject.to_le_bytes()).collect();
+        let mut values = values.clone();
+        for subject in &subjects {
+            values[subject_at] = Some(subject);
+            let request = Request { values: &values, costs };
+            let resolved =
+                handle.resolve(&request, &context, &mut scratch, &mut charges, &mut limits);
+            let resolved = resolved.expect("it is resolved").charges();
+            for charge in &charges[resolved.clone()] {
+                pinned.prefetch(charge.key);
+            }
+            asked.push(resolved);
+        }
+        for asked in &asked {
+            let charges = &charges[asked.clone()];
+            let decision = pinned.check(charges, &mut Stamp::new(moment), &mut readings);
+            black_box(decision.is_ok());
+        }
+    };
+    let subjects = keys / page.counters;
+    for subject in 0..subjects {
+        batch(&[subject]);
+    }
+    assert_eq!(table.usage().keys, subjects * page.counters, "other counters than it says");
+    rounds(subjects, |numbers| batch(numbers))
 }
 
 /// Nanoseconds of an acquire, and of giving back the newest and the oldest permit, with so many

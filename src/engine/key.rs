@@ -28,6 +28,9 @@ pub struct Key {
 }
 
 impl Key {
+    /// Stands where there is no counter.
+    pub(crate) const NONE: Self = Self { high: 0, low: 0 };
+
     /// The key as a snapshot has it: the high half first.
     pub(crate) const fn words(self) -> [u64; 2] {
         [self.high, self.low]

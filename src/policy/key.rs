@@ -141,17 +141,35 @@ pub(super) fn key(space: &KeySpace, parts: &[Part], facts: &Facts<'_>) -> Option
 
 fn key_of_parts(space: &KeySpace, parts: &[Part], facts: &Facts<'_>) -> Option<Key> {
     let mut values: [&[u8]; KEY_ATTRIBUTES_MAX] = [&[]; KEY_ATTRIBUTES_MAX];
-    let mut addresses = [[0; KEY_BYTES]; KEY_ATTRIBUTES_MAX];
-    for ((part, place), bytes) in parts.iter().zip(&mut values).zip(&mut addresses) {
-        let value = part.value(facts).ok()?;
-        *place = match part {
-            Part::Address { prefix, .. } => {
-                address::key_form(address::parse(value)?, *prefix, bytes)
-            }
-            _ => value,
-        };
+    for (part, place) in parts.iter().zip(&mut values) {
+        *place = part.value(facts).ok()?;
     }
-    Some(match values.get(..parts.len())? {
+    // Few keys have addresses, so that room for their forms is made apart.
+    if parts.iter().any(|part| matches!(part, Part::Address { .. })) {
+        return key_of_addresses(space, parts, values);
+    }
+    key_of_values(space, values.get(..parts.len())?)
+}
+
+/// As [`key_of_parts`], where some of the values say addresses.
+fn key_of_addresses(
+    space: &KeySpace,
+    parts: &[Part],
+    found: [&[u8]; KEY_ATTRIBUTES_MAX],
+) -> Option<Key> {
+    let mut addresses = [[0; KEY_BYTES]; KEY_ATTRIBUTES_MAX];
+    let mut values: [&[u8]; KEY_ATTRIBUTES_MAX] = found;
+    for ((part, value), bytes) in parts.iter().zip(&mut values).zip(&mut addresses) {
+        if let Part::Address { prefix, .. } = part {
+            *value = address::key_form(address::parse(value)?, *prefix, bytes);
+        }
+    }
+    key_of_values(space, values.get(..parts.len())?)
+}
+
+#[inline]
+fn key_of_values(space: &KeySpace, values: &[&[u8]]) -> Option<Key> {
+    Some(match values {
         // A space is for one number of attributes, so one value needs no length before it.
         [value] => space.key_of_one(value),
         values => space.key(values.iter().copied()),

@@ -7,6 +7,7 @@ use core::fmt;
 use core::ops::Range;
 
 use crate::engine::command::{CHARGES_MAX, Charge, Effect};
+use crate::engine::key::Key;
 use crate::engine::quota::{Quota, UNITS_MAX};
 use crate::engine::time::UtcTime;
 
@@ -538,9 +539,16 @@ impl Limit {
             return Ok(None);
         };
         let mut quota = *quota;
-        let Some(key) = key::key(&self.space, &self.per, facts) else {
-            let bad = self.per.iter().find_map(|part| part.bad(facts));
-            return Err(Wrong::Value(bad.unwrap_or((0, Found::Missing))));
+        let key = match &quota {
+            // There is no counter and nothing else that asks for its key.
+            Quota::Cap(_) if self.per.is_empty() && overrides.is_none() => Key::NONE,
+            _ => match key::key(&self.space, &self.per, facts) {
+                Some(key) => key,
+                None => {
+                    let bad = self.per.iter().find_map(|part| part.bad(facts));
+                    return Err(Wrong::Value(bad.unwrap_or((0, Found::Missing))));
+                }
+            },
         };
         let mut effect = self.effect();
         if let Some(overrides) = overrides
