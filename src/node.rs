@@ -6,6 +6,7 @@ mod log;
 mod recorder;
 mod reload;
 mod restored;
+mod signals;
 
 use std::io;
 use std::net::SocketAddr;
@@ -13,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::SignalKind;
 use tokio::sync::watch;
 
 use crate::clock::{self, Clock};
@@ -31,6 +32,7 @@ pub use cluster::inspect::{Commands, EachLine, Inspected, Inspection, LimitTotal
 use keeper::Keeper;
 use recorder::Recorder;
 use restored::Changed;
+use signals::{Ends, hear};
 
 /// How often the sweeper works.
 const SWEEP_EVERY: Duration = Duration::from_millis(20);
@@ -229,14 +231,12 @@ pub fn run(config: &Config, restore: Restore, ready: impl FnOnce(&str)) -> Resul
         .enable_all()
         .build()
         .map_err(|source| StartError::System { what: "event loop", source })?;
-    runtime.block_on(serve(
-        config,
-        seed,
-        Arc::clone(&instance),
-        home.map(|home| (home, changed)),
-        None,
-        ready,
-    ))
+    let ends = {
+        let _inside = runtime.enter();
+        Ends::hear()?
+    };
+    let home = home.map(|home| (home, changed));
+    runtime.block_on(serve(config, seed, Arc::clone(&instance), home, None, ends, ready))
 }
 
 async fn serve(
@@ -245,12 +245,9 @@ async fn serve(
     instance: Arc<Instance>,
     home: Option<(Home<Directory>, Changed)>,
     cluster: Option<&cluster::ClusterThread>,
+    mut ends: Ends,
     ready: impl FnOnce(&str),
 ) -> Result<(), StartError> {
-    let signals =
-        |kind| signal(kind).map_err(|source| StartError::System { what: "signal handler", source });
-    let (mut terminate, mut interrupt) =
-        (signals(SignalKind::terminate())?, signals(SignalKind::interrupt())?);
     let listen = |door, address| move |source| StartError::Listen { door, address, source };
 
     let access = access(config)?;
@@ -307,7 +304,7 @@ async fn serve(
     let admin = tokio::spawn(admin.serve(stopping(stopped)));
     let upkeep = tokio::spawn(upkeep(Arc::clone(&instance), vitals));
     let journal = tokio::spawn(log::run(Arc::clone(&instance)));
-    let hang_up = signals(SignalKind::hangup())?;
+    let hang_up = hear(SignalKind::hangup())?;
     // All nodes of a cluster have one policy, which comes through its log.
     let reload = cluster.is_none().then(|| {
         let (path, instance) = (config.policy.clone(), Arc::clone(&instance));
@@ -323,10 +320,7 @@ async fn serve(
     ));
     drop(loaded);
 
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
+    ends.next().await;
     tracing::info!("draining; a second signal exits at once");
     // The admin door answers until the others have drained: `/readyz` says that they do.
     if let Some(cluster) = cluster {
@@ -351,8 +345,7 @@ async fn serve(
     };
     tokio::select! {
         () = drained => {}
-        _ = terminate.recv() => exit_at_once(),
-        _ = interrupt.recv() => exit_at_once(),
+        () = ends.next() => exit_at_once(),
     }
     for task in [upkeep, journal].into_iter().chain(reload) {
         task.abort();

@@ -590,8 +590,9 @@ fn what_is_wrong_with_a_request_is_said_and_the_connection_goes_on() {
         wrongs.push((frame(op, 0, 9, &good), UNSUPPORTED_OP));
     }
     for bit in 0..12 {
-        // Numbers, rendered, a deadline, a request id and tied permits are what a check may ask for.
-        if ![0, 1, 2, 3, 6].contains(&bit) {
+        // Numbers, rendered, a deadline, a request id, tied permits and not to be handed on are what a
+        // check may ask for.
+        if ![0, 1, 2, 3, 6, 7].contains(&bit) {
             wrongs.push((frame(CHECK, 1 << bit, 9, &good), UNSUPPORTED_FLAG));
         }
         wrongs.push((frame(PING, 1 << bit, 9, &[0, 0]), UNSUPPORTED_FLAG));

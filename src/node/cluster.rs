@@ -28,6 +28,7 @@ use crate::engine::key::Seed;
 use crate::engine::table::Table;
 use crate::engine::time::Timestamp;
 
+use super::signals::Ends;
 use super::{
     EXIT_LOG_FAILED, EXIT_RAFT_ENDED, StartError, access, load_policy, random_bytes, serve,
 };
@@ -80,9 +81,13 @@ pub(super) fn run(
         .enable_all()
         .build()
         .map_err(system("event loop"))?;
+    let mut ends = {
+        let _inside = runtime.enter();
+        Ends::hear()?
+    };
     let joined = match Joined::read_of(data, cluster)? {
         Some(joined) => joined,
-        None => match runtime.block_on(join(config, cluster))? {
+        None => match runtime.block_on(join(config, cluster, &mut ends))? {
             Some(joined) => {
                 joined.write(data).map_err(system("data directory"))?;
                 joined
@@ -134,7 +139,7 @@ pub(super) fn run(
         Arc::clone(&host),
         seed_sources(config.policy.as_deref())?,
     ));
-    let served = runtime.block_on(serve(config, seed, instance, None, Some(&thread), ready));
+    let served = runtime.block_on(serve(config, seed, instance, None, Some(&thread), ends, ready));
     thread.stop();
     served
 }
@@ -436,7 +441,11 @@ impl peer::Snapshots for NoSnapshots {
 
 /// Waits until the node is told which cluster it belongs to, by whoever begins one here or by a
 /// node of it. `None`: a signal ended it.
-async fn join(config: &Config, cluster: &ClusterConfig) -> Result<Option<Joined>, StartError> {
+async fn join(
+    config: &Config,
+    cluster: &ClusterConfig,
+    ends: &mut Ends,
+) -> Result<Option<Joined>, StartError> {
     let local = Local::new(cluster.node_id, NO_CLUSTER, cluster.name.clone());
     let local = local.map_err(system("cluster"))?;
     let (joined, mut joins) = mpsc::unbounded_channel();
@@ -466,9 +475,6 @@ async fn join(config: &Config, cluster: &ClusterConfig) -> Result<Option<Joined>
         admin = %config.admin,
         "waits to join: `tollkeeper cluster init` at one node begins the cluster"
     );
-    let signals = |kind| tokio::signal::unix::signal(kind).map_err(system("signal handler"));
-    let mut terminate = signals(tokio::signal::unix::SignalKind::terminate())?;
-    let mut interrupt = signals(tokio::signal::unix::SignalKind::interrupt())?;
     let outcome = tokio::select! {
         Some(identity) = joins.recv() => Some(Joined {
             identity,
@@ -477,8 +483,7 @@ async fn join(config: &Config, cluster: &ClusterConfig) -> Result<Option<Joined>
             members: BTreeMap::new(),
         }),
         Some(()) = begins.recv() => begun.lock().unwrap_or_else(PoisonError::into_inner).take(),
-        _ = terminate.recv() => None,
-        _ = interrupt.recv() => None,
+        () = ends.next() => None,
     };
     // What was asked is still answered.
     tokio::time::sleep(GOODBYE).await;
