@@ -16,8 +16,10 @@ use openraft::impls::ProgressResponder;
 use openraft::storage::RaftStateMachine;
 
 use crate::clock::{Reading, Stamper};
+use crate::engine::command::Charge;
 use crate::engine::decision::Refusal;
-use crate::engine::group::Group;
+use crate::engine::group::{Command, Group};
+use crate::engine::kinds::Form;
 #[cfg(test)]
 use crate::engine::mutant::{Mutant, planted};
 use crate::engine::table::Table;
@@ -609,7 +611,11 @@ fn refuse_for_room(table: &Table, tagged: &mut Tagged) {
     for (place, command) in group.commands.iter().enumerate() {
         let charges = &group.charges[at..at + command.charges()];
         at += command.charges();
-        let refusal = charges.iter().find_map(|charge| {
+        // A check that takes nothing of a limit brings no counter, nor does a limit that keeps none.
+        let changes = matches!(command, Command::Amend { .. });
+        let counted =
+            |charge: &&Charge| (changes || charge.cost > 0) && charge.quota.form() != Form::None;
+        let refusal = charges.iter().filter(counted).find_map(|charge| {
             let room = table.room_for(charge.limit, 1).err()?;
             (!pinned.has(charge.key)).then_some(room)
         });

@@ -60,6 +60,8 @@ pub(crate) enum Mutant {
     SweepEarly,
     /// A counter changes in the middle of a snapshot and nobody notes what it was.
     ChangeNotNoted,
+    /// A check of several narrow counters writes to one that changed since its look.
+    TogetherTrustsLook,
     /// A check of several narrow counters changes them in the middle of a snapshot unasked.
     SideNotAsked,
     /// A permit is renewed or given back in the middle of a snapshot and nobody notes it.

@@ -112,20 +112,31 @@ impl Calendar {
         let (opens, ends) = self.current(now);
         let stays = (1..OPENINGS_APART).contains(&opens.saturating_sub(opened));
         let (opened, used, ends) = if stays && !planted(Mutant::CalendarOpensTwice) {
-            (opened, used, ends)
+            (opened, used, self.resets_at(opened, (opens, ends), now))
         } else if opened <= opens {
             (
                 opens,
                 if opened == opens || planted(Mutant::CalendarKeepsUsage) { used } else { 0 },
                 ends,
             )
-        } else if opened == u64::from(self.at.ends_at) {
-            (opened, used, u64::from(self.at.next_ends_at))
         } else {
-            (opened, used, opened.saturating_add(ends - opens))
+            (opened, used, self.resets_at(opened, (opens, ends), now))
         };
         let ends_at = UtcTime::from_nanos(ends.saturating_mul(SECOND));
         Fill::Window { used, opened, ends_after: ends_at - now.utc }
+    }
+
+    /// The first opening by the charge's windows at which a counter that stays in its own opens
+    /// another.
+    fn resets_at(&self, opened: u64, (opens, ends): (u64, u64), now: Now) -> u64 {
+        let next_ends = if now.utc < utc(self.at.ends_at) {
+            u64::from(self.at.next_ends_at)
+        } else {
+            ends.saturating_add(ends - opens)
+        };
+        let may_open = |at: &u64| *at >= opened.saturating_add(OPENINGS_APART);
+        let known = [ends, next_ends].into_iter().find(may_open);
+        known.unwrap_or(opened.saturating_add(ends - opens))
     }
 
     pub(super) fn fill_narrow(&self, value: u64, now: Now) -> Fill {
@@ -178,9 +189,10 @@ mod tests {
 
     const DAY: u32 = 86_400;
 
-    /// Charges of one unit: after so many seconds, by a node whose zone data are right or not.
+    /// Charges of one unit: after so many seconds, by a node whose days begin at midnight or by one
+    /// whose days begin later by as much as any two zones differ, and more.
     fn charges() -> impl Strategy<Value = (u32, Vec<(u32, bool)>)> {
-        let skew = (1..=3 * 60_u32).prop_map(|minutes| minutes * 60);
+        let skew = prop_oneof![1..=3 * 60_u32, 1..24 * 60_u32].prop_map(|minutes| minutes * 60);
         (skew, prop::collection::vec((0..4 * 3600_u32, any::<bool>()), 1..120))
     }
 
@@ -193,15 +205,27 @@ mod tests {
         for (after, late) in charges {
             second += after;
             let shift = if late { skew } else { 0 };
-            let opens_at = (second - shift) / DAY * DAY + shift;
-            let (ends_at, next_ends_at) = (opens_at + DAY, opens_at + 2 * DAY);
-            let at = Boundaries { opens_at, ends_at, next_ends_at };
-            let quota = Quota::calendar(UNITS, Period::Day, at).expect("a quota");
-            let utc = UtcTime::from_nanos(u64::from(second) * SECOND);
-            let now = Now { time: Timestamp::from_nanos(0), utc };
-            let fill = quota.fill_narrow(value, now);
+            let find = |second: u32| {
+                let opens_at = (second - shift) / DAY * DAY + shift;
+                let (ends_at, next_ends_at) = (opens_at + DAY, opens_at + 2 * DAY);
+                let at = Boundaries { opens_at, ends_at, next_ends_at };
+                let quota = Quota::calendar(UNITS, Period::Day, at).expect("a quota");
+                let utc = UtcTime::from_nanos(u64::from(second) * SECOND);
+                let now = Now { time: Timestamp::from_nanos(0), utc };
+                (quota, now, quota.fill_narrow(value, now))
+            };
+            let (quota, now, fill) = find(second);
             let Fill::Window { used, opened, ends_after } = fill else { unreachable!() };
             prop_assert!(ends_after > Nanos::ZERO);
+            if used > 0 {
+                // Whoever asks again is told right: till then it counts, and from then on no more.
+                let resets_at = second + ends_after.as_secs_ceil() as u32;
+                let used_at = |second| find(second).2.used();
+                prop_assert_eq!(
+                    (used_at(resets_at - 1), used_at(resets_at)),
+                    (Some(used), Some(0))
+                );
+            }
             if opened_at != Some(opened) {
                 prop_assert_eq!(used, 0);
                 if let Some(before) = opened_at.replace(opened) {

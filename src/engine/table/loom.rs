@@ -240,7 +240,7 @@ fn grow_and_insert_that_began_before_share_a_counter() {
     });
 }
 
-/// A check of two limits takes its time after its holds: if another thread charged at a later
+/// A check of two limits whose counters are new takes its time after its holds: if another thread charged at a later
 /// moment before, the check is decided at a moment that is no earlier.
 fn hold_and_charge() {
     let table = table(8);
@@ -265,6 +265,56 @@ fn hold_and_charge() {
 #[test]
 fn hold_and_charge_never_admit_too_much() {
     explore("hold/charge", hold_and_charge);
+}
+
+/// Both counters are there, so the check of two waits for nothing.
+fn together_and_charge() -> Result<(), String> {
+    let table = table(8);
+    let both = [charge(1, bucket(2)), charge(2, bucket(3))];
+    assert!(both.iter().all(|one| passes(&table, *one, 1)));
+    let other = Arc::clone(&table);
+    let thread = thread::spawn(move || passes(&other, charge(1, bucket(2)), 1));
+    let mut stamp = Stamp::new(|| moment(1));
+    let decision = table.pin().check(&both, &mut stamp, &mut Vec::new()).unwrap();
+    let here = decision.verdict == Verdict::Allow;
+    let there = thread.join().unwrap();
+    if here == there {
+        return Err(format!("one unit passed {here} and {there}"));
+    }
+    let left = [remaining(&table, both[0], 1), remaining(&table, both[1], 1)];
+    if left == [0, if here { 1 } else { 2 }] { Ok(()) } else { Err(format!("{left:?} are left")) }
+}
+
+#[test]
+fn together_and_charge_never_admit_too_much() {
+    holds("together/charge", together_and_charge);
+}
+
+#[test]
+fn a_look_that_is_trusted_is_found() {
+    finds(Mutant::TogetherTrustsLook, "together/charge", together_and_charge);
+}
+
+#[test]
+fn together_and_together_in_either_order_finish() {
+    holds("together/together", || {
+        let table = table(8);
+        let both = [charge(1, bucket(2)), charge(2, bucket(2))];
+        assert!(both.iter().all(|one| passes(&table, *one, 1)));
+        let check = |table: &Table, charges: [Charge; 2]| {
+            let mut stamp = Stamp::new(|| moment(1));
+            table.pin().check(&charges, &mut stamp, &mut Vec::new()).unwrap().verdict
+        };
+        let other = Arc::clone(&table);
+        let thread = thread::spawn(move || check(&other, [both[1], both[0]]));
+        let here = check(&table, both);
+        let there = thread.join().unwrap();
+        let left = [remaining(&table, both[0], 1), remaining(&table, both[1], 1)];
+        if here != there && left == [0, 0] {
+            return Ok(());
+        }
+        Err(format!("one unit passed {here:?} and {there:?}, {left:?} are left"))
+    });
 }
 
 /// A bucket of one unit every other moment. The check of it and of an empty one must be refused;

@@ -93,6 +93,15 @@ fn a_key_twice_in_a_check_is_charged_for_both() {
     let other = Quota::fixed(6, Nanos::from_secs(60), Align::Clock).unwrap();
     let unlike = [twice[0], Charge { quota: other, ..twice[1] }];
     assert_eq!(check(&unlike), Err(Refusal::UnlikeQuotas));
+    // Also where nothing is asked of a counter that is not there: whether it is may differ from
+    // replica to replica, as one may have been swept.
+    let nothing = |units| {
+        let quota = Quota::fixed(units, Nanos::from_secs(60), Align::Clock).unwrap();
+        Charge { cost: 0, ..bucket_charge(7, quota) }
+    };
+    let one = Charge { cost: 1, ..twice[0] };
+    assert_eq!(check(&[nothing(5), nothing(6), one]), Err(Refusal::UnlikeQuotas));
+    assert_eq!(check(&[one]), Ok((Verdict::Allow, 0)));
     let many = vec![twice[0]; CHARGES_MAX + 1];
     assert_eq!(check(&many), Err(Refusal::TooManyCharges { found: CHARGES_MAX + 1 }));
 }

@@ -61,13 +61,15 @@ impl Pinned<'_> {
                 readings.push(reading);
                 continue;
             }
+            // One that comes twice is charged for both at once, there and not here.
+            let is_twin =
+                |other: &Charge| other.key == charge.key && other.quota.form() != Form::None;
+            if charges[..place].iter().any(is_twin) {
+                return None;
+            }
             let (standing, fill, fits) = self.stand(charge, place, now)?;
-            if let Some(standing) = standing {
-                let is_twin = |other: &Standing<'_>| core::ptr::eq(other.slot, standing.slot);
-                if standings[..counters].iter().flatten().any(is_twin) {
-                    return None;
-                }
-                *standings.get_mut(counters)? = Some(standing);
+            if standing.is_some() {
+                *standings.get_mut(counters)? = standing;
                 counters += 1;
             }
             let reading = Reading { fits, ..reading(charge, fill) };
@@ -82,6 +84,9 @@ impl Pinned<'_> {
         for (held, standing) in standings.iter().flatten().enumerate() {
             let is_held = standing.slot.swap(Word::live(standing.from), Word::held(standing.from));
             // Numbers change only under a hold, and leave the word as it is at times.
+            if !is_held && planted(Mutant::TogetherTrustsLook) {
+                continue;
+            }
             if !is_held || is_of_other_numbers(standing.slot.meta(), &charges[standing.place]) {
                 let held = held + usize::from(is_held);
                 return release_unchanged(&standings[..held]);
