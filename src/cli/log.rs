@@ -23,7 +23,8 @@ pub(super) struct LogCommand {
 enum Action {
     /// Replay a node's log by the engine that nodes run, and say what came of it
     ///
-    /// The node must be down; nothing in its directory is changed. The log is replayed from its first
+    /// The node must be down: its directory is locked meanwhile. Nothing in it is changed, but that
+    /// leftovers of snapshots that were never finished go, as at a start. The log is replayed from its first
     /// entry, or, where snapshots have taken its place, from the oldest one from which it goes on, up
     /// to the last entry that the node noted as committed. Totals are of what was replayed: `serve
     /// --keep-log` keeps all of it. Hashes are those that nodes compare (`cluster status`). Exits 0,

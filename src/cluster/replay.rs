@@ -1,4 +1,4 @@
-//! Replays a node's log while the node is down, by the machine that nodes run. Nothing on disk is
+//! Replays a node's log while the node is down, by the machine that nodes run. The log on disk is not
 //! changed.
 
 use std::io;

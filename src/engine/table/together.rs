@@ -1,6 +1,6 @@
-//! Checks of several narrow counters that are there, or of which nothing is asked, and that nobody is at: the common case of
-//! a check of several limits. Each counter is looked up once, and nothing is waited for: what this
-//! way cannot do, it leaves undone to `check_held`.
+//! Checks of several narrow counters that are there, or of which nothing is asked, and that nobody
+//! is at: the common case of a check of several limits. Each counter is looked up once, and nothing
+//! is waited for: what this way cannot do, it leaves undone to `check_held`.
 //!
 //! All words are read and the check is decided by them; if it is allowed, each word is made HELD by
 //! a compare-and-swap from what was read. Once all are, they still say what was decided by, so the
@@ -51,6 +51,10 @@ impl Pinned<'_> {
         now: Now,
         readings: &mut Vec<Reading>,
     ) -> Option<()> {
+        // One ring or permit, and all looks at the others would be for nothing.
+        if charges.iter().any(|it| matches!(it.quota.form(), Form::Ring | Form::Permits)) {
+            return None;
+        }
         let mut standings = [const { None }; COUNTERS_MAX];
         let mut counters = 0;
         let (mut allow, mut always) = (true, false);
@@ -120,7 +124,7 @@ impl Pinned<'_> {
         now: Now,
     ) -> Option<(Option<Standing<'_>>, Fill, bool)> {
         let Charge { quota, cost, .. } = charge;
-        if quota.form() != Form::Numbers || within_window(charge, now).is_err() {
+        if within_window(charge, now).is_err() {
             return None;
         }
         let fresh = || {
