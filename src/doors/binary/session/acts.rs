@@ -17,7 +17,10 @@ use crate::engine::session::{self, Full};
 use crate::engine::time::{Nanos, Now};
 use crate::policy::{self, ByHand, Handle, SetCounter, SetCounters};
 
-use super::{Work, Wrong, allowed, convert, handle_of, with_values};
+use super::super::convert;
+use super::asking::{allowed, handle_of, with_values};
+use super::work::Work;
+use super::wrong::Wrong;
 
 /// What an act is answered.
 pub(super) enum Done {

@@ -9,17 +9,17 @@ use proptest::prelude::*;
 use tollkeeper_protocol::codec::{List, Sparse};
 use tollkeeper_protocol::limits::{ANSWER_BYTES_MAX, HEADER_BYTES, TERSE_BYTES};
 use tollkeeper_protocol::request::{
-    Adjust, AdjustInline, BatchRequest, CheckInline, Hello, InlineLimit, InlineQuota, Intent, Ping,
-    Prepare, Release, Renew, Reply, Set,
+    Adjust, AdjustInline, BatchRequest, Check, CheckInline, Form, Hello, InlineLimit, InlineQuota,
+    Intent, Ping, Prepare, Release, Renew, Reply, Set,
 };
 use tollkeeper_protocol::status::Align;
-use tollkeeper_protocol::{Decision, PermitId, Response};
+use tollkeeper_protocol::{Decision, Flags, PermitId, RequestId, Response};
 
 use super::*;
 use crate::clock::Clock;
 use crate::doors::Instance;
 use crate::engine::key::Seed;
-use crate::engine::time::UtcTime;
+use crate::engine::time::{Timestamp, UtcTime};
 use crate::policy::{Policy, Source};
 
 /// What one call may append. Each answer keeps to the protocol's maximum, and no more long ones
@@ -503,7 +503,7 @@ fn check_once(
         Response::Check(answer) => {
             let numbers = answer.numbers.unwrap();
             let remaining = numbers.limits.iter().next().unwrap().remaining;
-            let allowed = answer.terse.decision == WireDecision::Allow;
+            let allowed = answer.terse.decision == Decision::Allow;
             (allowed, remaining, answer.permit.map(|permit| permit.id))
         }
         other => panic!("{other:?}"),
