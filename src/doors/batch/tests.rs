@@ -2,12 +2,15 @@
 
 use super::*;
 use crate::clock::Clock;
+use crate::doors::{Instance, Problem};
 use crate::engine::command::LimitId;
 use crate::engine::decision::Verdict;
 use crate::engine::key::Seed;
 use crate::engine::quota::Quota;
-use crate::engine::time::{Timestamp, UtcTime};
-use crate::policy::{Policy, Source};
+use crate::engine::table::Stamp;
+use crate::engine::time::{Now, UtcTime};
+use crate::metrics::cells::{self, Protocol};
+use crate::policy::{Policy, Rendered, Source};
 
 const POLICY: &str = "schema = 1
 [api.a]
