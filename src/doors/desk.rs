@@ -3,20 +3,22 @@
 //! A batch goes over the desk twice: first every request is resolved and its counters' cache
 //! lines are fetched, then every request is decided.
 
+mod passes;
+
+mod acts;
+
 use std::sync::{Arc, PoisonError};
 
-use crate::engine::command::{Amend, Charge, Effect, LimitId};
+use crate::engine::command::{Charge, Effect, LimitId};
 use crate::engine::decision::{Decision, Reading, Refusal, Verdict};
-use crate::engine::group::{Command, NotOnce, Once, Outcome, Undecided, check_once};
-use crate::engine::permit::PermitId;
-use crate::engine::quota::QuotaError;
-use crate::engine::session::{Full, RequestId, SessionError};
+use crate::engine::group::{NotOnce, Once, Undecided, check_once};
+use crate::engine::session::{RequestId, SessionError};
 use crate::engine::table::{Pinned, Stamp};
-use crate::engine::time::{Nanos, Now, UtcTime};
-use crate::metrics::cells::{self, Cells, Protocol, Worker};
+use crate::engine::time::{Now, UtcTime};
+use crate::metrics::cells::{self, Protocol, Worker};
 use crate::policy::{Handle, Request, ResolveError, Resolved, Scratch, Unavailable};
 
-use super::docket::{Docket, Heard};
+use super::docket::Docket;
 use super::{Instance, Loaded};
 
 /// Whether a request is charged.
@@ -97,20 +99,6 @@ impl From<NotOnce> for Problem {
     }
 }
 
-/// What requests are answered with that are only collected; nobody reads it.
-const COLLECTED: Problem = Problem::Undecided(Undecided::Stale);
-
-impl Heard<'_> {
-    /// Why a request has no outcome, where it has none that fits it.
-    pub(super) fn problem(&self) -> Problem {
-        match self {
-            Self::Undecided(undecided) => Problem::Undecided(*undecided),
-            Self::Collected => COLLECTED,
-            Self::Denied(..) | Self::Outcome(..) => Problem::Undecided(Undecided::Unknown),
-        }
-    }
-}
-
 impl Desk {
     /// An empty desk for one thread of the binary door.
     pub fn new(instance: Arc<Instance>) -> Self {
@@ -131,74 +119,6 @@ impl Desk {
             scratch: Scratch::default(),
             moment: None,
         }
-    }
-
-    /// Begins to collect what a cluster is to decide; until [`Desk::end_collecting`] nothing is
-    /// decided and nothing counted.
-    pub(super) fn begin_collecting(&mut self) {
-        let consensus = self.instance.consensus.get();
-        let in_contact = consensus.is_some_and(|it| it.is_in_contact());
-        let led_by_other = consensus.and_then(|it| it.led_by_other());
-        self.docket = Some(Docket::new(in_contact, led_by_other));
-        self.swap_counts();
-    }
-
-    /// What was collected.
-    pub(super) fn end_collecting(&mut self) -> Docket {
-        self.swap_counts();
-        let mut docket = self.docket.take().unwrap_or_else(|| Docket::new(false, None));
-        docket.moment = self.moment;
-        docket
-    }
-
-    fn swap_counts(&mut self) {
-        let protocol = self.cells.protocol();
-        let unseen = self.unseen.take();
-        let unseen = unseen.unwrap_or_else(|| Cells::new().worker(protocol));
-        self.unseen = Some(core::mem::replace(&mut self.cells, unseen));
-    }
-
-    /// The node that leads, if another one does.
-    pub(super) fn led_by_other(&self) -> Option<u64> {
-        self.docket.as_ref().and_then(Docket::led_by_other)
-    }
-
-    /// Asks again for what was collected, to be told what came of it.
-    pub(super) fn begin_hearing(&mut self, docket: Docket) {
-        self.docket = Some(docket);
-    }
-
-    /// From now on the table here decides again.
-    pub(super) fn end_hearing(&mut self) {
-        self.docket = None;
-    }
-
-    /// Whether a cluster decides what is asked now.
-    pub(super) fn asks_cluster(&self) -> bool {
-        self.docket.is_some()
-    }
-
-    /// Whether requests are asked again to be told what came of them.
-    pub(super) fn is_hearing(&self) -> bool {
-        self.docket.as_ref().is_some_and(Docket::is_heard)
-    }
-
-    /// Leaves it to the cluster to keep to a deadline; false if there is none.
-    pub(super) fn leave_deadline(&mut self, nanos: u64) -> bool {
-        if let Some(docket) = &mut self.docket {
-            docket.note_deadline(nanos);
-        }
-        self.docket.is_some()
-    }
-
-    /// Whether requests are only collected.
-    fn is_collecting(&self) -> bool {
-        self.docket.as_ref().is_some_and(|docket| !docket.is_heard())
-    }
-
-    /// Where in the log the last request was decided.
-    pub fn witness(&self) -> (u64, u32) {
-        self.docket.as_ref().map_or((0, 0), Docket::witness)
     }
 
     /// Forgets the last batch.
@@ -344,138 +264,6 @@ impl Desk {
         }
         .map(Once::First)
         .map_err(Problem::Refused)
-    }
-
-    #[cold]
-    fn ask_cluster<F: FnMut() -> Now>(
-        &mut self,
-        pinned: &Pinned<'_>,
-        charges: core::ops::Range<usize>,
-        id: Option<RequestId>,
-        stamp: &mut Stamp<F>,
-    ) -> Result<Once, Problem> {
-        let Some(docket) = &mut self.docket else {
-            return Err(Problem::Undecided(Undecided::Unknown));
-        };
-        let heard = docket.check(pinned, &self.charges[charges], id, stamp);
-        self.readings.clear();
-        match heard {
-            Heard::Denied(decision, readings) => {
-                self.readings.extend_from_slice(readings);
-                Ok(Once::First(decision))
-            }
-            Heard::Outcome(Outcome::Decided { decision, .. }, readings) => {
-                self.readings.extend_from_slice(readings);
-                Ok(Once::First(*decision))
-            }
-            Heard::Outcome(Outcome::Repeated { decision, .. }, readings) => {
-                self.readings.extend_from_slice(readings);
-                Ok(Once::Again(*decision))
-            }
-            Heard::Outcome(Outcome::Refused(refusal), _) => Err(Problem::Refused(*refusal)),
-            Heard::Outcome(Outcome::BadId(error), _) => Err(Problem::BadId(*error)),
-            Heard::Undecided(undecided) => Err(Problem::Undecided(undecided)),
-            // No outcome of a check: what was charged is not known.
-            Heard::Outcome(..) => Err(Problem::Undecided(Undecided::Unknown)),
-            Heard::Collected => Err(COLLECTED),
-        }
-    }
-
-    /// Amends counters, here or by the cluster. Returns how many.
-    ///
-    /// # Errors
-    /// Why none was.
-    pub fn amend<F: FnMut() -> Now>(
-        &mut self,
-        pinned: &Pinned<'_>,
-        charges: &[Charge],
-        amend: Amend,
-        stamp: &mut Stamp<F>,
-    ) -> Result<usize, Problem> {
-        self.readings.clear();
-        let Some(docket) = &mut self.docket else {
-            let amended = pinned.amend(charges, amend, stamp, &mut self.readings);
-            return amended.map(|(counters, _)| counters).map_err(Problem::Refused);
-        };
-        let command = Command::Amend { charges: charges.len() as u16, amend, id: None };
-        match docket.ask(command, charges) {
-            Heard::Outcome(Outcome::Amended(counters), _) => Ok(*counters),
-            Heard::Outcome(Outcome::Refused(refusal), _) => Err(Problem::Refused(*refusal)),
-            Heard::Collected => Err(COLLECTED),
-            heard => Err(heard.problem()),
-        }
-    }
-
-    /// Has the cluster amend counters, once for each request id. Returns how many.
-    ///
-    /// # Errors
-    /// Why none was.
-    pub(super) fn amend_once(
-        &mut self,
-        charges: &[Charge],
-        amend: Amend,
-        id: Option<RequestId>,
-    ) -> Result<usize, Problem> {
-        let command = Command::Amend { charges: charges.len() as u16, amend, id };
-        let Some(docket) = &mut self.docket else { return Err(COLLECTED) };
-        match docket.ask(command, charges) {
-            Heard::Outcome(Outcome::Amended(counters), _) => Ok(*counters),
-            Heard::Outcome(Outcome::Repeated { .. }, _) => Ok(charges.len()),
-            Heard::Outcome(Outcome::Refused(refusal), _) => Err(Problem::Refused(*refusal)),
-            Heard::Outcome(Outcome::BadId(error), _) => Err(Problem::BadId(*error)),
-            heard => Err(heard.problem()),
-        }
-    }
-
-    /// Has the cluster open a session.
-    ///
-    /// # Errors
-    /// If the cluster does not say; within, if there are all there may be.
-    pub(super) fn open_session(&mut self) -> Result<Result<u64, Full>, Problem> {
-        let Some(docket) = &mut self.docket else { return Err(COLLECTED) };
-        match docket.ask(Command::Open, &[]) {
-            Heard::Outcome(Outcome::Opened(name), _) => Ok(Ok(*name)),
-            Heard::Outcome(Outcome::NoSession(full), _) => Ok(Err(*full)),
-            heard => Err(heard.problem()),
-        }
-    }
-
-    /// Gives a permit back, here or by the cluster. Returns the units that it held.
-    ///
-    /// # Errors
-    /// If the cluster does not say.
-    pub fn release<F: FnMut() -> Now>(
-        &mut self,
-        pinned: &Pinned<'_>,
-        permit: PermitId,
-        stamp: &mut Stamp<F>,
-    ) -> Result<u64, Problem> {
-        let Some(docket) = &mut self.docket else { return Ok(pinned.release(permit, stamp)) };
-        match docket.ask(Command::Release(permit), &[]) {
-            Heard::Outcome(Outcome::Released(units), _) => Ok(*units),
-            heard => Err(heard.problem()),
-        }
-    }
-
-    /// Keeps a permit, here or by the cluster. Returns for how long; `None` if it holds nothing.
-    ///
-    /// # Errors
-    /// If the cluster does not say; within, if the lease is out of range.
-    pub fn renew<F: FnMut() -> Now>(
-        &mut self,
-        pinned: &Pinned<'_>,
-        permit: PermitId,
-        lease: Option<Nanos>,
-        stamp: &mut Stamp<F>,
-    ) -> Result<Result<Option<Nanos>, QuotaError>, Problem> {
-        let Some(docket) = &mut self.docket else {
-            return Ok(pinned.renew(permit, lease, stamp));
-        };
-        match docket.ask(Command::Renew(permit, lease), &[]) {
-            Heard::Outcome(Outcome::Renewed(kept), _) => Ok(Ok(*kept)),
-            Heard::Outcome(Outcome::BadLease(error), _) => Ok(Err(*error)),
-            heard => Err(heard.problem()),
-        }
     }
 
     /// Decides a check of one charge and counts it. `None` leaves it to [`Desk::decide`]: nothing
