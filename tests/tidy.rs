@@ -147,7 +147,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("arc_swap", &["src/doors/mod.rs"]),
     ("axum", &["src/doors/admin"]),
     // Unmaintained, so that one file is all there is to change.
-    ("bincode", &["src/cluster/wire.rs"]),
+    ("bincode", &["src/cluster/wire/values.rs"]),
     // Payloads that several hold at once.
     (
         "bytes",

@@ -1,10 +1,20 @@
 //! What is written is read back; the bytes are as they were; no bytes panic.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use bytes::{Bytes, BytesMut};
+use openraft::EntryPayload;
+use openraft::raft::{
+    AppendEntriesRequest, StreamAppendError, TransferLeaderError, TransferLeaderRequest,
+    VoteRequest, VoteResponse,
+};
 use proptest::collection::{btree_set, vec};
 use proptest::prelude::*;
 
 use super::*;
+use crate::cluster::types::{
+    Entry, LeaderId, LogEntry, LogId, Member, Membership, NodeId, SnapshotMeta, TypeConfig, Vote,
+};
 
 const ALL: &[Kind] = Kind::ALL;
 
