@@ -4,41 +4,41 @@
 //! way, whatever waits is sealed at once, and while entries are, what comes meanwhile goes into the
 //! next one. So entries grow with load by themselves.
 
+mod handed_over;
+
+mod inbox;
+
+mod lead;
+
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use openraft::Raft;
 use openraft::errors::ClientWriteError;
 use openraft::impls::ProgressResponder;
 use openraft::storage::RaftStateMachine;
 
 use crate::clock::{Reading, Stamper};
-use crate::engine::command::Charge;
-use crate::engine::decision::Refusal;
-use crate::engine::group::{Command, Group};
-use crate::engine::kinds::Form;
 #[cfg(test)]
 use crate::engine::mutant::{Mutant, planted};
-use crate::engine::table::Table;
 
 use super::counts::Counts;
-use super::entry::{
-    COMMANDS_PER_ENTRY, ENTRY_BYTES_MAX, GROUPS_MAX, Record, Tag, Tagged, What, decode_group,
-};
+use super::entry::{Record, Tag, What};
 use super::host::{Host, Readings, advancing};
-use super::origin::{Asked, LEADERLESS_NANOS, Origin};
+use super::origin::{LEADERLESS_NANOS, Origin};
 use super::types::{Entry, LeaderId, NodeId, TypeConfig, acked_ago};
+
+use handed_over::{HandedOver, Item};
+use lead::Lead;
+
+pub use inbox::Inbox;
 
 /// Entries that a leader has proposed and not applied. With two the disk and the network always
 /// have work; more would make entries smaller, and each costs much by itself.
 const UNAPPLIED_MAX: usize = 3;
-
-/// The most bytes of requests handed over by other nodes that wait at a leader. A link from which
-/// more comes is not read until there is room.
-const INBOX_BYTES_MAX: usize = 64 << 20;
 
 /// Requests that wait at a leader for an entry before it takes in more: those of a full inbox come
 /// on top at most.
@@ -79,155 +79,6 @@ enum Role {
     Alone,
 }
 
-enum Item {
-    Group(Tagged),
-    Change(Tag, Bytes),
-}
-
-impl Item {
-    fn tag(&self) -> &Tag {
-        match self {
-            Self::Group(group) => &group.tag,
-            Self::Change(tag, _) => tag,
-        }
-    }
-
-    fn of(tag: Tag, asked: Asked) -> Self {
-        match asked {
-            Asked::Group { policy, body } => {
-                Self::Group(Tagged { tag, policy, refused: Vec::new(), body })
-            }
-            Asked::Change(change) => Self::Change(tag, change),
-        }
-    }
-
-    fn bytes(&self) -> usize {
-        match self {
-            Self::Group(group) => group.bytes(),
-            Self::Change(_, change) => change.len() + 32,
-        }
-    }
-}
-
-/// What one node hands over to a leader at a time.
-struct HandedOver {
-    term: u64,
-    /// The highest sequence that this node handed over in this term before; 0 if it begins anew.
-    after: u64,
-    items: Vec<Item>,
-}
-
-/// Requests handed over by other nodes, as they came.
-#[derive(Default)]
-pub struct Inbox {
-    frames: Mutex<VecDeque<HandedOver>>,
-    bytes: AtomicUsize,
-    relinked: AtomicBool,
-    heard_at: AtomicU64,
-    committed: AtomicU64,
-}
-
-impl Inbox {
-    /// Takes in a frame from another node. Returns whether there is room for more.
-    ///
-    /// # Errors
-    /// If the frame is none.
-    pub fn take(&self, frame: Bytes) -> Result<bool, super::entry::Malformed> {
-        let bytes = frame.len();
-        let handed_over = HandedOver::decode(frame)?;
-        self.frames.lock().unwrap_or_else(PoisonError::into_inner).push_back(handed_over);
-        let before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        Ok(before + bytes < INBOX_BYTES_MAX)
-    }
-
-    /// A link to another node is new: what came of frames on the one before is not known.
-    pub fn note_relinked(&self) {
-        self.relinked.store(true, Ordering::Release);
-    }
-
-    /// A leader was heard of, at this moment of the raw clock, which has committed its log up to
-    /// this index.
-    pub fn note_heard(&self, raw: u64, committed: u64) {
-        self.committed.store(committed, Ordering::Relaxed);
-        self.heard_at.store(raw, Ordering::Release);
-    }
-
-    /// How far the leader had committed its log when it was last heard of; 0 if it never was.
-    pub fn committed(&self) -> u64 {
-        self.committed.load(Ordering::Relaxed)
-    }
-
-    /// Whether a leader was heard of less than `span` before this moment of the raw clock.
-    pub fn has_heard(&self, raw: u64, span: Duration) -> bool {
-        let heard_at = self.heard_at.load(Ordering::Acquire);
-        heard_at > 0 && u128::from(raw.saturating_sub(heard_at)) < span.as_nanos()
-    }
-
-    /// Whether a frame has room.
-    pub fn has_room(&self) -> bool {
-        self.bytes.load(Ordering::Relaxed) < INBOX_BYTES_MAX
-    }
-
-    fn drain(&self) -> VecDeque<HandedOver> {
-        self.bytes.store(0, Ordering::Relaxed);
-        core::mem::take(&mut *self.frames.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
-impl HandedOver {
-    fn encode(&self) -> Bytes {
-        let mut out = BytesMut::new();
-        out.put_u64_le(self.term);
-        out.put_u64_le(self.after);
-        out.put_u32_le(self.items.len() as u32);
-        for item in &self.items {
-            match item {
-                Item::Group(group) => {
-                    out.put_u8(1);
-                    group.encode(&mut out);
-                }
-                Item::Change(tag, change) => {
-                    out.put_u8(2);
-                    tag.encode(&mut out);
-                    out.put_u32_le(change.len() as u32);
-                    out.put_slice(change);
-                }
-            }
-        }
-        out.freeze()
-    }
-
-    fn decode(mut bytes: Bytes) -> Result<Self, super::entry::Malformed> {
-        use super::entry::Malformed;
-        if bytes.len() < 20 {
-            return Err(Malformed::Short);
-        }
-        let (term, after, count) = (bytes.get_u64_le(), bytes.get_u64_le(), bytes.get_u32_le());
-        let mut items = Vec::new();
-        for _ in 0..count {
-            if bytes.is_empty() {
-                return Err(Malformed::Short);
-            }
-            items.push(match bytes.get_u8() {
-                1 => Item::Group(Tagged::decode(&mut bytes)?),
-                2 => {
-                    let tag = Tag::decode(&mut bytes)?;
-                    let length = bytes.try_get_u32_le().map_err(|_| Malformed::Short)? as usize;
-                    if bytes.len() < length {
-                        return Err(Malformed::Short);
-                    }
-                    Item::Change(tag, bytes.split_to(length))
-                }
-                other => {
-                    let found = other.into();
-                    return Err(Malformed::Field { field: "the kind of a request", found });
-                }
-            });
-        }
-        Ok(Self { term, after, items })
-    }
-}
-
 /// Hands over and seals. One for each node, run as a task.
 pub struct Batcher<SM: RaftStateMachine<TypeConfig>> {
     raft: Raft<TypeConfig, SM>,
@@ -241,20 +92,6 @@ pub struct Batcher<SM: RaftStateMachine<TypeConfig>> {
     lead: Option<Lead>,
     /// To whom and for which term this node hands over, and the highest sequence so far.
     handing_to: Option<(NodeId, u64, u64)>,
-}
-
-/// A leader's state.
-struct Lead {
-    leader: LeaderId,
-    stamper: Stamper,
-    open: VecDeque<Item>,
-    /// Of each other node: its run, and the highest sequence that was taken.
-    taken: HashMap<NodeId, (u64, u64)>,
-    unapplied: Arc<AtomicUsize>,
-    /// Items of entries that surely were not appended, to be proposed again.
-    returned: Arc<Mutex<Vec<Item>>>,
-    /// Whether its first entry was proposed.
-    fenced: bool,
 }
 
 impl<SM: RaftStateMachine<TypeConfig>> Batcher<SM> {
@@ -502,72 +339,10 @@ pub(super) fn is_answered<SM: RaftStateMachine<TypeConfig>>(
     acked_before.is_some_and(|before| before < span) || raft.voter_ids().count() == 1
 }
 
-impl Record {
-    fn into_items(self) -> Vec<Item> {
-        match self.what {
-            What::Groups(groups) => groups.into_iter().map(Item::Group).collect(),
-            What::Change { tag, change } => vec![Item::Change(tag, change)],
-            What::Fence | What::Checksum => Vec::new(),
-        }
-    }
-}
-
-impl Lead {
-    /// Puts what surely was not appended where it was.
-    fn take_returned(&mut self) {
-        let returned =
-            core::mem::take(&mut *self.returned.lock().unwrap_or_else(PoisonError::into_inner));
-        for item in returned.into_iter().rev() {
-            self.open.push_front(item);
-        }
-    }
-
-    /// Takes in what another node handed over, unless it was before.
-    fn take(&mut self, item: Item) {
-        let Tag { origin, incarnation, sequence } = *item.tag();
-        let taken = self.taken.entry(origin).or_insert((incarnation, 0));
-        if taken.0 != incarnation {
-            *taken = (incarnation, 0);
-        }
-        if sequence > taken.1 {
-            taken.1 = sequence;
-            self.open.push_back(item);
-        }
-    }
-
-    /// What the next entry applies.
-    fn next(&mut self, host: &dyn Host, counts: &Counts) -> Option<What> {
-        if counts.checksum_is_due() {
-            return Some(What::Checksum);
-        }
-        if let Some(Item::Change(..)) = self.open.front() {
-            let Some(Item::Change(tag, change)) = self.open.pop_front() else { return None };
-            return Some(What::Change { tag, change });
-        }
-        let table = host.table();
-        let (mut groups, mut bytes, mut commands) = (Vec::new(), 0, 0);
-        while let Some(Item::Group(_)) = self.open.front() {
-            let Some(Item::Group(mut group)) = self.open.pop_front() else { break };
-            let count = group.body.get(..4).map_or(0, |mut count| count.get_u32_le() as usize);
-            let over = bytes + group.bytes() > ENTRY_BYTES_MAX
-                || commands + count > COMMANDS_PER_ENTRY
-                || groups.len() >= GROUPS_MAX;
-            if over && !groups.is_empty() {
-                self.open.push_front(Item::Group(group));
-                break;
-            }
-            bytes += group.bytes();
-            commands += count;
-            refuse_for_room(&table, &mut group);
-            groups.push(group);
-        }
-        (!groups.is_empty()).then_some(What::Groups(groups))
-    }
-}
-
 #[cfg(test)]
 fn answer_before_apply(record: &Record, host: &dyn Host, origin: &Origin) {
-    use crate::engine::group::{Command, Outcome, Outcomes, Performed};
+    use super::entry::decode_group;
+    use crate::engine::group::{Command, Group, Outcome, Outcomes, Performed};
     use crate::engine::table::Stamp;
     let What::Groups(groups) = &record.what else { return };
     let (table, mut group, mut readings) = (host.table(), Group::default(), Vec::new());
@@ -589,38 +364,5 @@ fn answer_before_apply(record: &Record, host: &dyn Host, origin: &Origin) {
         }
         let performed = Performed { outcomes, index: 0, position: 0 };
         origin.performed(&tagged.tag, Ok(performed));
-    }
-}
-
-/// The counters that may be on their way into a table that no check of room has counted yet: all
-/// of the entries that are not applied.
-const HEADROOM: u64 = (UNAPPLIED_MAX * COMMANDS_PER_ENTRY) as u64;
-
-/// Refuses commands that would bring a new counter, where there may be no room for it. Only the
-/// leader does, before it proposes: applying never refuses, so nodes cannot differ.
-fn refuse_for_room(table: &Table, tagged: &mut Tagged) {
-    if table.is_roomy(HEADROOM) {
-        return;
-    }
-    let mut group = Group::default();
-    if decode_group(tagged.body.clone(), &mut group).is_err() {
-        return;
-    }
-    let pinned = table.pin();
-    let mut at = 0;
-    for (place, command) in group.commands.iter().enumerate() {
-        let charges = &group.charges[at..at + command.charges()];
-        at += command.charges();
-        // A check that takes nothing of a limit brings no counter, nor does a limit that keeps none.
-        let changes = matches!(command, Command::Amend { .. });
-        let counted =
-            |charge: &&Charge| (changes || charge.cost > 0) && charge.quota.form() != Form::None;
-        let refusal = charges.iter().filter(counted).find_map(|charge| {
-            let room = table.room_for(charge.limit, 1).err()?;
-            (!pinned.has(charge.key)).then_some(room)
-        });
-        if let Some(refusal @ Refusal::TableFull { .. }) = refusal {
-            tagged.refused.push((place as u32, refusal));
-        }
     }
 }
