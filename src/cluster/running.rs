@@ -1,16 +1,21 @@
 //! A node of a cluster, put together: log, machine, peers and batcher around one Raft.
 
+mod links;
+
+mod rounds;
+
+mod standing;
+
+mod view;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver;
-use openraft::{Config, Raft, RaftMetrics, ServerState, SnapshotPolicy};
-
-use crate::clock::Watchdog;
+use openraft::{Config, Raft, SnapshotPolicy};
 
 use super::batcher::{Batcher, Inbox, Links, is_answered};
 use super::counts::Counts;
@@ -18,9 +23,16 @@ use super::host::{Disk, Host, Readings};
 use super::log_store::LogStore;
 use super::machine::{Machine, SharedHome};
 use super::origin::Origin;
-use super::peer::{self, BoxFuture, Local, Net, Peers, Way};
+use super::peer::{Local, Net, Peers};
 use super::snapshots::HomeSnapshots;
 use super::types::{Member, NodeId, TypeConfig, acked_ago};
+
+use links::{Desk, PeerLinks};
+use rounds::ask_around;
+use standing::{ASK_STANDING, standing};
+
+pub use standing::Standing;
+pub use view::View;
 
 /// How often a leader is heard of, in milliseconds.
 const HEARTBEAT_MILLIS: u64 = 50;
@@ -40,20 +52,8 @@ const LOG_KEPT: u64 = if cfg!(test) { 50 } else { 20_000 };
 /// Entries in one append.
 pub(super) const APPEND_ENTRIES_MAX: u64 = 64;
 
-/// How often nodes ask each other for their clocks and how far they are.
-const ASK_EVERY: Duration = Duration::from_secs(1);
-
 /// Entries after which a snapshot is taken.
 const SNAPSHOT_ENTRIES: u64 = 100_000;
-
-/// How often new members are looked for, to which there is to be a link.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
-
-/// Every so many rounds of asking the tables are hashed and compared, where they are small.
-const CHECKSUM_ROUNDS: u64 = 30;
-
-/// The most counters of a table that is hashed without being asked.
-const CHECKSUM_KEYS_MAX: u64 = 200_000;
 
 /// A node's Raft.
 pub(super) type NodeRaft<S> = Raft<TypeConfig, Machine<S>>;
@@ -110,187 +110,6 @@ pub struct Running<S: Disk> {
     links: Arc<PeerLinks>,
     /// Nodes that are dialed although they are no members yet.
     guests: Mutex<BTreeSet<NodeId>>,
-}
-
-/// How a node stands, by its own word.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Standing {
-    /// By how much its wall clock is ahead of cluster time, in nanoseconds.
-    pub ahead_nanos: u64,
-    /// The index of the last entry that it applied.
-    pub applied: u64,
-    /// At which index its table was last hashed; 0 if it was not.
-    pub hashed_at: u64,
-    /// The hash.
-    pub hash: u64,
-    /// Counters in its table.
-    pub keys: u64,
-    /// The term of a leader whose clock it finds to run fast; 0 if it finds none.
-    pub fast_clock: u64,
-}
-
-/// How Raft stands at a node.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct View {
-    /// The node.
-    pub node: NodeId,
-    /// What it is.
-    pub state: &'static str,
-    /// The leader that it knows of.
-    pub leader: Option<NodeId>,
-    /// The term that it knows of.
-    pub term: u64,
-    /// The index of the last entry applied.
-    pub applied: u64,
-    /// The index of its last snapshot.
-    pub snapshot: Option<u64>,
-    /// The index up to which its log was let go.
-    pub purged: Option<u64>,
-    /// Members: number, peer address, whether it votes.
-    pub members: Vec<(NodeId, String, bool)>,
-}
-
-const STANDING_BYTES: usize = 48;
-
-impl Standing {
-    fn encode(&self) -> Bytes {
-        let mut out = BytesMut::with_capacity(STANDING_BYTES);
-        let Self { ahead_nanos, applied, hashed_at, hash, keys, fast_clock } = *self;
-        for word in [ahead_nanos, applied, hashed_at, hash, keys, fast_clock] {
-            out.put_u64_le(word);
-        }
-        out.freeze()
-    }
-
-    fn decode(mut bytes: Bytes) -> Option<Self> {
-        (bytes.len() == STANDING_BYTES).then(|| Self {
-            ahead_nanos: bytes.get_u64_le(),
-            applied: bytes.get_u64_le(),
-            hashed_at: bytes.get_u64_le(),
-            hash: bytes.get_u64_le(),
-            keys: bytes.get_u64_le(),
-            fast_clock: bytes.get_u64_le(),
-        })
-    }
-}
-
-/// What a question between nodes begins with.
-const ASK_STANDING: u8 = 1;
-
-/// Frames and questions of peers, on their way to the batcher.
-struct Desk {
-    inbox: Arc<Inbox>,
-    origin: Arc<Origin>,
-    counts: Arc<Counts>,
-    host: Arc<dyn Host>,
-    readings: Arc<dyn Readings>,
-    connections: Arc<Mutex<HashMap<NodeId, u64>>>,
-}
-
-impl Desk {
-    fn standing(&self) -> Standing {
-        standing(&self.origin, &self.counts, &*self.host, &*self.readings)
-    }
-}
-
-fn standing(
-    origin: &Origin,
-    counts: &Counts,
-    host: &dyn Host,
-    readings: &dyn Readings,
-) -> Standing {
-    let applied = origin.applied();
-    let reading = readings.read();
-    let time = applied.now.time.as_nanos() + reading.raw.saturating_sub(applied.raw);
-    let (hashed_at, hash) = counts.checksum().unwrap_or_default();
-    Standing {
-        ahead_nanos: reading.wall.saturating_sub(time),
-        applied: applied.log_id.map_or(0, |log_id| log_id.index),
-        hashed_at,
-        hash,
-        keys: host.table().usage().keys,
-        fast_clock: counts.fast_clock(),
-    }
-}
-
-impl peer::Inbox for Desk {
-    fn received(
-        &self,
-        from: NodeId,
-        _connection: u64,
-        frame: Bytes,
-    ) -> Option<BoxFuture<'static, ()>> {
-        match self.inbox.take(frame) {
-            Ok(has_room) => {
-                self.origin.news.notify_one();
-                if has_room {
-                    return None;
-                }
-                let inbox = Arc::clone(&self.inbox);
-                Some(Box::pin(async move {
-                    while !inbox.has_room() {
-                        tokio::time::sleep(Duration::from_millis(1)).await;
-                    }
-                }))
-            }
-            Err(malformed) => {
-                tracing::warn!(peer = from, %malformed, "a frame that no node sends");
-                None
-            }
-        }
-    }
-
-    fn connected(&self, peer: NodeId, way: Way, connection: u64) {
-        if way == Way::Out {
-            let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
-            connections.insert(peer, connection);
-            self.inbox.note_relinked();
-            self.origin.news.notify_one();
-        }
-    }
-
-    fn disconnected(&self, peer: NodeId, way: Way, connection: u64) {
-        if way == Way::Out {
-            let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
-            if connections.get(&peer) == Some(&connection) {
-                connections.remove(&peer);
-            }
-        }
-    }
-
-    fn asked(&self, _from: NodeId, question: Bytes) -> Bytes {
-        match question.first() {
-            Some(&ASK_STANDING) => self.standing().encode(),
-            _ => Bytes::new(),
-        }
-    }
-
-    fn heard(&self, committed: u64) {
-        self.inbox.note_heard(self.readings.read().raw, committed);
-    }
-
-    fn joined(&self, _cluster: [u8; 16], _from: NodeId) -> io::Result<()> {
-        Err(io::Error::other("the node is in a cluster already"))
-    }
-}
-
-/// Links of a node to its peers.
-struct PeerLinks {
-    peers: Peers,
-    connections: Arc<Mutex<HashMap<NodeId, u64>>>,
-}
-
-impl Links for PeerLinks {
-    fn send(&self, to: NodeId, frame: Bytes) -> bool {
-        let connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(connection) = connections.get(&to).copied() else { return false };
-        drop(connections);
-        self.peers.send(to, connection, frame).is_ok()
-    }
-
-    fn is_up(&self, to: NodeId) -> bool {
-        self.connections.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&to)
-    }
 }
 
 impl<S: Disk> Running<S> {
@@ -370,53 +189,6 @@ impl<S: Disk> Running<S> {
         done
     }
 
-    /// Sees to a link to each other member: whichever leads next, requests can go there at once.
-    /// One that is no member any more is not dialed again.
-    fn know_members(&self) {
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow_watched();
-        let membership = metrics.membership_config.membership();
-        for (node, member) in membership.nodes() {
-            if *node != metrics.id {
-                // The transport has said so in the log, and tries again.
-                let _ = self.peers.know(*node, member);
-            }
-        }
-        // A node that was removed itself may only not have heard yet that it was not.
-        if membership.get_node(&metrics.id).is_some() {
-            let guests = self.guests.lock().unwrap_or_else(PoisonError::into_inner);
-            self.peers.forget_all_but(|node| {
-                membership.get_node(&node).is_some() || guests.contains(&node)
-            });
-        }
-    }
-
-    /// Hands leadership over if a majority finds this leader's clock to run fast: cluster time
-    /// follows it, and with it every refill.
-    async fn heed_complaints(&self, metrics: &RaftMetrics<TypeConfig>, voters: &[NodeId]) {
-        if metrics.state != ServerState::Leader {
-            return;
-        }
-        let complaints = {
-            let standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
-            let term = metrics.current_term;
-            let of = |node: &&NodeId| standing.get(node).is_some_and(|it| it.fast_clock == term);
-            voters.iter().filter(of).count()
-        };
-        if complaints <= voters.len() / 2 {
-            return;
-        }
-        tracing::error!(
-            complaints,
-            "this node's clock runs fast, say most nodes: it hands leadership over; have its \
-             hardware looked at"
-        );
-        match self.transfer(None).await {
-            Ok(()) => _ = self.counts.clock_handovers.fetch_add(1, Ordering::Relaxed),
-            Err(error) => tracing::error!(error, "leadership could not be handed over"),
-        }
-    }
-
     /// Has a snapshot taken.
     ///
     /// # Errors
@@ -476,33 +248,6 @@ impl<S: Disk> Running<S> {
         self.raft.metrics().borrow_watched().current_leader
     }
 
-    /// How Raft stands at this node.
-    pub fn view(&self) -> View {
-        let metrics = self.raft.metrics().borrow_watched().clone();
-        let membership = metrics.membership_config.membership();
-        let voters: Vec<NodeId> = membership.voter_ids().collect();
-        let members = membership
-            .nodes()
-            .map(|(node, member)| (*node, member.peer.clone(), voters.contains(node)));
-        let index = |log_id: Option<super::types::LogId>| log_id.map(|log_id| log_id.index);
-        View {
-            node: metrics.id,
-            state: match metrics.state {
-                ServerState::Leader => "leader",
-                ServerState::Follower => "follower",
-                ServerState::Candidate => "candidate",
-                ServerState::Learner => "learner",
-                ServerState::Shutdown => "stopped",
-            },
-            leader: metrics.current_leader,
-            term: metrics.current_term,
-            applied: index(metrics.last_applied).unwrap_or_default(),
-            snapshot: index(metrics.snapshot),
-            purged: index(metrics.purged),
-            members: members.collect(),
-        }
-    }
-
     /// How others reach this node.
     pub fn member(&self) -> &Member {
         &self.member
@@ -549,73 +294,4 @@ fn config(log_kept: LogKept) -> Result<Config, openraft::ConfigError> {
         ..Config::default()
     };
     config.validate()
-}
-
-/// Asks the other nodes for their clocks and how far they are, and compares tables.
-async fn ask_around<S: Disk>(running: Weak<Running<S>>) {
-    let looks_between = (ASK_EVERY.as_millis() / LOOK_EVERY.as_millis()).max(1) as u64;
-    let (mut rounds, mut looks) = (0_u64, 0_u64);
-    let mut watchdog = Watchdog::default();
-    loop {
-        tokio::time::sleep(LOOK_EVERY).await;
-        let Some(running) = running.upgrade() else { return };
-        running.know_members();
-        looks += 1;
-        if !looks.is_multiple_of(looks_between) {
-            continue;
-        }
-        let metrics = running.raft.metrics().borrow_watched().clone();
-        let membership = metrics.membership_config.membership();
-        let voters: Vec<NodeId> = membership.voter_ids().collect();
-        let applied = running.origin.applied();
-        if let Some(leader) = applied.leader() {
-            watchdog.note(leader.term, applied.now.time.as_nanos(), applied.raw);
-            running.counts.note_fast_clock(watchdog.fast());
-        }
-        let own = running.standing();
-        let mut said = HashMap::new();
-        if own.applied > 0 {
-            said.insert(metrics.id, own.ahead_nanos);
-        }
-        for (node, member) in membership.nodes() {
-            if *node == metrics.id || running.peers.know(*node, member).is_err() {
-                continue;
-            }
-            let asked = running.ask_standing(*node).await;
-            let mut standing = running.standing.lock().unwrap_or_else(PoisonError::into_inner);
-            match asked {
-                Some(other) => {
-                    standing.insert(*node, other);
-                    if other.applied > 0 && voters.contains(node) {
-                        said.insert(*node, other.ahead_nanos);
-                    }
-                    compare(&running.counts, &own, *node, &other);
-                }
-                None => _ = standing.remove(node),
-            }
-        }
-        running.counts.ahead.note(said, voters.len());
-        running.heed_complaints(&metrics, &voters).await;
-        rounds += 1;
-        if rounds.is_multiple_of(CHECKSUM_ROUNDS) && own.keys <= CHECKSUM_KEYS_MAX {
-            running.counts.ask_checksum();
-            running.origin.news.notify_one();
-        }
-    }
-}
-
-/// Compares two tables that were hashed at one index.
-fn compare(counts: &Counts, own: &Standing, node: NodeId, other: &Standing) {
-    let comparable = own.hashed_at > 0 && own.hashed_at == other.hashed_at;
-    if comparable && own.hash != other.hash {
-        counts.diverged.store(true, Ordering::Relaxed);
-        tracing::error!(
-            index = own.hashed_at,
-            node,
-            own = own.hash,
-            other = other.hash,
-            "two nodes have different tables at one index: one of them is wrong; report this, and \
-             replace the node that differs from the majority"
-        );
-    }
 }
