@@ -21,7 +21,8 @@ use crate::node::keeper::limit_names;
 use crate::node::{StartError, load_policy};
 
 use super::host::InstanceHost;
-use super::{Joined, LOG, system};
+use super::joined::Joined;
+use super::{LOG, system};
 
 /// What is done with each command that is replayed.
 pub type EachLine = Box<dyn FnMut(Line) + Send + Sync>;

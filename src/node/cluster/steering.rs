@@ -13,8 +13,9 @@ use crate::engine::group::{Group, Undecided};
 use crate::metrics::cells::ClusterFigures;
 use crate::policy::ByHand;
 
+use super::Node;
 use super::host::{CHANGE_BY_HAND, InstanceHost, Sources};
-use super::{Node, invite};
+use super::joining::invite;
 
 /// Performs groups through the log.
 pub(super) struct Consensus(Arc<Node>);
