@@ -11,7 +11,8 @@ use tollkeeper_protocol::limits::COST_MAX;
 use crate::doors::report::version_text;
 use crate::policy::did_you_mean;
 
-use super::check::{Asked, Costs, Failure, Prepared, block_on};
+use super::asked::{Asked, Costs, Prepared};
+use super::connection::{Failure, block_on};
 use super::text;
 
 /// Moves what was used of the limits of a request, after the fact.

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use crate::doors::admin::{IdentityReport, OverrideReport};
 
-use super::check::Attribute;
+use super::asked::Attribute;
 use super::fail;
 use super::http::{Key, Node};
 use super::text::table;

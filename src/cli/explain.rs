@@ -9,8 +9,8 @@ use serde_json::{Map, Value, json};
 
 use crate::doors::admin::{ExplainReport, LimitState, UsageReport};
 
+use super::asked::{Attribute, Costs, Target};
 use super::change::pairs;
-use super::check::{Attribute, Costs, Target};
 use super::fail;
 use super::http::Node;
 use super::text::{duration, table};

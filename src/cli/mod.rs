@@ -1,8 +1,12 @@
-//! PEOPLE. One file for each command.
+//! PEOPLE. One file for each command, and what several of them share.
 
 mod serve;
 
 mod text;
+
+mod connection;
+
+mod asked;
 
 mod check;
 

@@ -11,7 +11,7 @@ use tollkeeper_protocol::PermitId;
 use crate::doors::report::version_text;
 use crate::policy;
 
-use super::check::{Failure, block_on, connect};
+use super::connection::{Failure, block_on, connect};
 use super::text;
 
 /// Exit code if a permit could not be kept.
