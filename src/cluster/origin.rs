@@ -12,8 +12,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::{Bytes, BytesMut};
 use tokio::sync::{Notify, oneshot};
 
+use crate::engine::command::CHARGES_MAX;
 use crate::engine::decision::Refusal;
-use crate::engine::group::{Group, Performed, Undecided};
+use crate::engine::group::{COMMANDS_MAX, Command, Group, Performed, Undecided};
 use crate::engine::mutant::{Mutant, planted};
 use crate::engine::time::Now;
 
@@ -163,19 +164,25 @@ impl Origin {
         deadline_nanos: Option<u64>,
     ) -> oneshot::Receiver<Result<Performed, Undecided>> {
         let (reply, answer) = oneshot::channel();
-        let mut body = BytesMut::new();
-        encode_group(group, &mut body);
-        let asked = Asked::Group { policy, body: body.freeze() };
-        self.ask(asked, Reply::Group(reply), GROUP_BYTES_MAX, deadline_nanos);
+        self.ask_group(group, policy, Reply::Group(reply), deadline_nanos);
         answer
     }
 
     /// As [`Origin::perform`], for nobody who waits.
     pub fn perform_unheard(&self, group: &Group, policy: u64) {
+        self.ask_group(group, policy, Reply::None, None);
+    }
+
+    fn ask_group(&self, group: &Group, policy: u64, reply: Reply, deadline_nanos: Option<u64>) {
+        // In an entry of the log no node could apply it, and all would end.
+        let is_long = |command: &Command| command.charges() > CHARGES_MAX;
+        if group.commands.len() > COMMANDS_MAX || group.commands.iter().any(is_long) {
+            return reply.refuse(Undecided::Overloaded);
+        }
         let mut body = BytesMut::new();
         encode_group(group, &mut body);
         let asked = Asked::Group { policy, body: body.freeze() };
-        self.ask(asked, Reply::None, GROUP_BYTES_MAX, None);
+        self.ask(asked, reply, GROUP_BYTES_MAX, deadline_nanos);
     }
 
     /// Asks for a change to be made.

@@ -3,8 +3,12 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::clock::Reading;
-use crate::engine::group::Command;
-use crate::engine::time::{Timestamp, UtcTime};
+use crate::cluster::entry::decode_group;
+use crate::engine::command::{Charge, LimitId};
+use crate::engine::key::Key;
+use crate::engine::permit::PermitId;
+use crate::engine::quota::Quota;
+use crate::engine::time::{Nanos, Timestamp, UtcTime};
 
 use super::*;
 
@@ -25,6 +29,11 @@ fn origin() -> (Origin, Arc<Hand>) {
 
 fn group() -> Group {
     Group { commands: vec![Command::Open], charges: Vec::new() }
+}
+
+fn charge() -> Charge {
+    let quota = Quota::bucket(1, Nanos::from_secs(60), 5).unwrap();
+    Charge::new(Key::from_words([1, 2]), quota, 1, LimitId::INLINE)
 }
 
 fn entry(term: u64, index: u64) -> LogId {
@@ -60,6 +69,33 @@ fn what_was_handed_over_is_handed_over_again_only_once_it_is_known_to_be_lost() 
     origin.hand_over_again(2);
     assert_eq!(handed_over(&origin, 2), [1, 3]);
     drop(answers);
+}
+
+/// Five batches of 1,024 releases, which one read of a client may bring, once made an entry that no
+/// node could apply.
+#[test]
+fn a_group_that_could_not_be_applied_is_refused() {
+    let (origin, _) = origin();
+    let releases = |count: usize| {
+        let release = |number: usize| Command::Release(PermitId((number as u128).to_le_bytes()));
+        Group { commands: (0..count).map(release).collect(), charges: Vec::new() }
+    };
+    let mut refused = origin.perform(&releases(COMMANDS_MAX + 1), 5, None);
+    assert_eq!(refused.try_recv().unwrap().unwrap_err(), Undecided::Overloaded);
+    origin.perform_unheard(&releases(COMMANDS_MAX + 1), 5);
+    assert_eq!(origin.waiting(), 0);
+    let charges = vec![charge(); 256];
+    let commands = vec![Command::Check { charges: 256, id: None }];
+    origin.perform_unheard(&Group { commands, charges }, 5);
+    assert_eq!(origin.waiting(), 0);
+    let most = releases(COMMANDS_MAX);
+    let _answer = origin.perform(&most, 5, None);
+    let Some((_, Asked::Group { body, .. })) = origin.hand_over(1, |_| true) else {
+        panic!("it is not handed over");
+    };
+    let mut read = Group::default();
+    decode_group(body, &mut read).unwrap();
+    assert_eq!(read.commands.len(), COMMANDS_MAX);
 }
 
 #[test]

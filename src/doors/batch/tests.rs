@@ -2,9 +2,9 @@
 
 use super::*;
 use crate::clock::Clock;
-use crate::doors::{Instance, Problem};
-use crate::engine::command::LimitId;
-use crate::engine::decision::Verdict;
+use crate::doors::{Desk, Instance, Problem};
+use crate::engine::command::{CHARGES_MAX, LimitId};
+use crate::engine::decision::{Refusal, Verdict};
 use crate::engine::key::Seed;
 use crate::engine::quota::Quota;
 use crate::engine::table::Stamp;
@@ -121,4 +121,33 @@ fn every_kind_of_item_has_its_outcome() {
     assert!(matches!(batch.outcome(released), Outcome::Released(1)));
     assert!(matches!(batch.outcome(again), Outcome::Released(0)));
     assert_eq!(instance.cells.checks(0, cells::Outcome::Unavailable), 1);
+}
+
+/// A call of 32 descriptors with eight limits each once made a log entry that no node could apply.
+#[test]
+fn more_charges_than_a_check_may_have_are_refused_before_a_cluster_is_asked() {
+    let instance = instance();
+    let desk = desk(&instance);
+    let mut batch = Batch::new(&desk);
+    let loaded = Arc::clone(batch.loaded());
+    let handle = loaded.policy.handle_of("a", Some("all")).unwrap();
+    let values = vec![Some(&b"x"[..]); handle.slots().len()];
+    let request = Request { values: &values, costs: &[] };
+    let parts = vec![Part { request, limits: None }; CHARGES_MAX / 2 + 1];
+    let index = batch.check_together(handle, &parts, Intent::Charge);
+    desk.with(Desk::begin_collecting);
+    decide(&mut batch, 1);
+    let mut docket = desk.with(Desk::end_collecting);
+    assert!(docket.group().is_none());
+    docket.hear(None);
+    desk.with(|desk| desk.begin_hearing(docket));
+    decide(&mut batch, 1);
+    desk.with(Desk::end_hearing);
+    let (Outcome::FailedOpen(problem) | Outcome::Failed(problem)) = batch.outcome(index) else {
+        panic!()
+    };
+    let Problem::Refused(Refusal::TooManyCharges { found }) = problem else {
+        panic!("{problem:?}")
+    };
+    assert_eq!(*found, CHARGES_MAX + 2);
 }

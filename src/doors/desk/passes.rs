@@ -3,6 +3,8 @@
 use core::ops::Range;
 
 use crate::doors::docket::{Docket, Heard};
+use crate::engine::command::CHARGES_MAX;
+use crate::engine::decision::Refusal;
 use crate::engine::group::{Once, Outcome, Undecided};
 use crate::engine::session::RequestId;
 use crate::engine::table::{Pinned, Stamp};
@@ -105,6 +107,10 @@ impl Desk {
         let Some(docket) = &mut self.docket else {
             return Err(Problem::Undecided(Undecided::Unknown));
         };
+        // Refused in both passes as the table would: an entry of the log has no room for so many.
+        if charges.len() > CHARGES_MAX {
+            return Err(Problem::Refused(Refusal::TooManyCharges { found: charges.len() }));
+        }
         let heard = docket.check(pinned, &self.charges[charges], id, stamp);
         self.readings.clear();
         match heard {
