@@ -67,6 +67,13 @@ impl Calendar {
         Self { units, at, period }
     }
 
+    /// Has another window open. The boundaries must be such as `Quota::calendar` takes for the
+    /// period.
+    #[inline]
+    pub(crate) fn move_to(&mut self, at: Boundaries) {
+        self.at = at;
+    }
+
     /// Units allowed in each window; [`super::UNLIMITED`] counts and never denies.
     pub const fn units(&self) -> u64 {
         self.units
@@ -92,6 +99,7 @@ impl Calendar {
     }
 
     /// The window at `now`, by seconds.
+    #[inline]
     fn current(&self, now: Now) -> (u64, u64) {
         let Boundaries { opens_at, ends_at, next_ends_at } = self.at;
         let (opens, ends) = if now.utc < utc(ends_at)
@@ -108,6 +116,7 @@ impl Calendar {
     /// thread was ahead, stays in its window. So does one whose window opened a little earlier than
     /// the charge's would have: whoever resolved that charge has other zone data, and the window
     /// lies where the first charge said. (Else nodes of two versions would open it twice.)
+    #[inline]
     fn fill(&self, opened: u64, used: u64, now: Now) -> Fill {
         let (opens, ends) = self.current(now);
         let stays = (1..OPENINGS_APART).contains(&opens.saturating_sub(opened));
@@ -128,6 +137,7 @@ impl Calendar {
 
     /// The first opening by the charge's windows at which a counter that stays in its own opens
     /// another.
+    #[cold]
     fn resets_at(&self, opened: u64, (opens, ends): (u64, u64), now: Now) -> u64 {
         let next_ends = if now.utc < utc(self.at.ends_at) {
             u64::from(self.at.next_ends_at)
@@ -139,6 +149,7 @@ impl Calendar {
         known.unwrap_or(opened.saturating_add(ends - opens))
     }
 
+    #[inline]
     pub(super) fn fill_narrow(&self, value: u64, now: Now) -> Fill {
         self.fill((value >> COUNT_BITS) * 60, value & ((1 << COUNT_BITS) - 1), now)
     }
@@ -148,6 +159,7 @@ impl Calendar {
         self.fill(opened, used, now)
     }
 
+    #[inline]
     pub(super) fn narrow(&self, used: u64, opened: u64) -> Option<u64> {
         let fits = self.is_narrow() && used < 1 << COUNT_BITS && opened.is_multiple_of(60);
         let minute = opened / 60;

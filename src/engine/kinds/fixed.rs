@@ -56,6 +56,7 @@ impl Fixed {
             && (self.units == UNLIMITED || self.units < 1 << Self::count_bits(self.window_ns))
     }
 
+    #[inline]
     pub(super) fn fill_narrow(&self, value: u64, now: Now) -> Fill {
         if matches!(self.align, Align::First) {
             // Always wide: a narrow value can only be a fresh one.
@@ -80,6 +81,7 @@ impl Fixed {
     }
 
     /// A clock that went back leaves the latest window open, so no window is charged twice over.
+    #[inline]
     fn fill_clock(&self, ordinal: u64, used: u64, now: Now) -> Fill {
         let utc_ns = now.utc.as_nanos();
         let current = (utc_ns + u64::from(planted(Mutant::FixedEndsEarly))) / self.window_ns;
@@ -102,6 +104,7 @@ impl Fixed {
         }
     }
 
+    #[inline]
     pub(super) fn narrow(&self, used: u64, opened: u64) -> Option<u64> {
         let count_bits = Self::count_bits(self.window_ns);
         let fits = self.is_narrow() && used < 1 << count_bits;

@@ -109,7 +109,26 @@ pub enum NextUnit {
     Unknown,
 }
 
+/// A charge on a narrow counter, decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Narrowed {
+    /// What the counter holds if the charge is made; as it was if the cost is nothing or does not
+    /// fit.
+    pub(crate) value: u64,
+    /// How full it then stands.
+    pub(crate) fill: Fill,
+    /// Whether the cost fits.
+    pub(crate) fits: bool,
+}
+
 const MISMATCH: &str = "a fill of another kind than its quota";
+
+/// Units used of a window after a charge, if it fits.
+#[inline]
+fn within(used: u64, cost: u64, units: u64) -> Option<u64> {
+    let more = used.saturating_add(cost);
+    (units == UNLIMITED || more <= units).then_some(more)
+}
 
 impl Quota {
     /// Where counters of this quota keep their state.
@@ -191,6 +210,67 @@ impl Quota {
                 units == UNLIMITED || used.saturating_add(cost) <= units
             }
             _ => unreachable!("{MISMATCH}"),
+        }
+    }
+
+    /// Decides a charge on a narrow counter: what [`Quota::fill_narrow`], [`Quota::fits`],
+    /// [`Quota::charged`] and [`Quota::narrow`] say together, by one look at the kind. `None`: the
+    /// narrow form does not hold what comes of it, or never holds this kind.
+    #[inline(always)]
+    pub(crate) fn charge_narrow(&self, value: u64, cost: u64, now: Now) -> Option<Narrowed> {
+        let narrowed = |to: Option<(u64, Fill)>, stands| match to {
+            _ if cost == 0 => Narrowed { value, fill: stands, fits: to.is_some() },
+            Some((value, fill)) => Narrowed { value, fill, fits: true },
+            None => Narrowed { value, fill: stands, fits: false },
+        };
+        match self {
+            Self::Bucket(bucket) if !bucket.is_narrow() => None,
+            Self::Bucket(bucket) if (1..=bucket.burst()).contains(&cost) => {
+                let (value, fits) = match bucket.charge_narrow(value, cost, now) {
+                    Some(value) => (value, true),
+                    None => (value, false),
+                };
+                let fill = Fill::Bucket { backlog: bucket.backlog_narrow(value, now) };
+                Some(Narrowed { value, fill, fits })
+            }
+            Self::Bucket(bucket) => {
+                let backlog = bucket.backlog_narrow(value, now);
+                let fits = bucket.fits(backlog, cost);
+                Some(Narrowed { value, fill: Fill::Bucket { backlog }, fits })
+            }
+            Self::Fixed(fixed) => {
+                let stands = fixed.fill_narrow(value, now);
+                let Fill::Window { used, opened, ends_after } = stands else { return None };
+                let to = match within(used, cost, fixed.units()) {
+                    Some(used) => {
+                        let fill = Fill::Window { used, opened, ends_after };
+                        Some((fixed.narrow(used, opened)?, fill))
+                    }
+                    None => None,
+                };
+                Some(narrowed(to, stands))
+            }
+            Self::Calendar(calendar) => {
+                let stands = calendar.fill_narrow(value, now);
+                let Fill::Window { used, opened, ends_after } = stands else { return None };
+                let to = match within(used, cost, calendar.units()) {
+                    Some(used) => {
+                        let fill = Fill::Window { used, opened, ends_after };
+                        Some((calendar.narrow(used, opened)?, fill))
+                    }
+                    None => None,
+                };
+                Some(narrowed(to, stands))
+            }
+            Self::Level(level) => {
+                let fill = |used| Fill::Level { used };
+                if !level.fits(value, cost) {
+                    return Some(narrowed(None, fill(value)));
+                }
+                let used = value.checked_add(cost).filter(|used| *used < 1 << VALUE_BITS)?;
+                Some(narrowed(Some((used, fill(used))), fill(value)))
+            }
+            Self::Sliding(_) | Self::Concurrent(_) | Self::Cap(_) | Self::Unlimited(_) => None,
         }
     }
 
@@ -374,6 +454,73 @@ impl Fill {
             }
             Self::Permits { held, .. } => Some(held),
             Self::Bucket { .. } | Self::Stateless => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::engine::quota::Align;
+    use crate::engine::time::{Timestamp, UtcTime};
+
+    const MINUTE: u64 = 60;
+    const DAY: u32 = 86_400;
+
+    fn quotas() -> impl Strategy<Value = Quota> {
+        let units = || prop_oneof![1..20_u64, Just(UNLIMITED), Just(1 << 53)];
+        let window = || (1..3 * MINUTE).prop_map(Nanos::from_secs);
+        let day = |units| {
+            let opens_at = 19_000 * DAY;
+            let (ends_at, next_ends_at) = (opens_at + DAY, opens_at + 2 * DAY);
+            Quota::calendar(units, Period::Day, Boundaries { opens_at, ends_at, next_ends_at })
+        };
+        prop_oneof![
+            (1..20_u64, window(), 1..20_u64).prop_map(|(n, window, b)| Quota::bucket(n, window, b)),
+            (units(), window(), prop::sample::select(vec![Align::Clock, Align::First]))
+                .prop_map(|(units, window, align)| Quota::fixed(units, window, align)),
+            units().prop_map(day),
+            units().prop_map(Quota::level),
+        ]
+        .prop_map(|quota| quota.expect("a quota"))
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+        /// One look at the kind says what the steps do.
+        #[test]
+        fn charge_narrow_is_its_steps(
+            quota in quotas(),
+            charges in prop::collection::vec((0..25_u64, 0..20_u64, any::<bool>()), 1..20),
+        ) {
+            let (mut value, mut seconds) = (0, 1_000_u64);
+            for (cost, after, made) in charges {
+                seconds += after;
+                let utc = u64::from(19_000 * DAY + DAY - 1_100) + seconds;
+                let now = Now {
+                    time: Timestamp::from_nanos(seconds * 1_000_000_000 + after),
+                    utc: UtcTime::from_nanos(utc * 1_000_000_000 + after),
+                };
+                let stands = quota.fill_narrow(value, now);
+                let fits = quota.fits(stands, cost);
+                let charged = quota.charged(stands, cost);
+                let steps = match quota.narrow(charged, now) {
+                    _ if !fits || cost == 0 => Some(Narrowed { value, fill: stands, fits }),
+                    to => to.map(|value| Narrowed { value, fill: charged, fits }),
+                };
+                let Some(at_once) = quota.charge_narrow(value, cost, now) else {
+                    let is_wide = quota.narrow(stands, now).is_none();
+                    prop_assert!(is_wide || steps.is_none(), "no answer, expected {steps:?}");
+                    continue;
+                };
+                prop_assert_eq!(Some(at_once), steps);
+                if made {
+                    value = at_once.value;
+                }
+            }
         }
     }
 }

@@ -13,6 +13,8 @@ use super::probe;
 use super::segment::{Segments, Slots};
 use super::slot::{Meta, Slot, State, Word, fingerprint};
 
+// What every search reads of it is one cache line.
+#[repr(align(64))]
 pub(super) struct Array {
     slots: Slots,
     /// Its place in the shard's chain; arrays that have left it count.

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use crate::engine::command::{Amend, CHARGES_MAX, Charge, ChargeOn, Effect, LimitId};
 use crate::engine::decision::{Decision, Reading, Refusal, Verdict, binding};
-use crate::engine::kinds::{Fill, Form, NARROW_HORIZON};
+use crate::engine::kinds::{Fill, Form, NARROW_HORIZON, Narrowed};
 use crate::engine::mutant::{Mutant, planted};
 use crate::engine::permit::Permit;
 use crate::engine::quota::Quota;
@@ -15,7 +15,7 @@ use crate::engine::time::Now;
 use super::held::{Change, Held};
 use super::permits::Grant;
 use super::shard::{Place, Shard};
-use super::slot::{Meta, Payload, State, Word};
+use super::slot::{Meta, Payload, Slot, State, Word};
 use super::{Pinned, Stamp};
 
 /// Charges that most checks of several have at most.
@@ -41,37 +41,68 @@ impl Pinned<'_> {
     ) -> Result<Reading, Refusal> {
         within_horizon(stamp.now())?;
         let shard = self.table.shard(charge.key);
-        if let Some(reading) = self.check_present(shard, charge, stamp.now()) {
+        let present = match charge.quota {
+            Quota::Bucket(_) => self.check_bucket(shard, charge, stamp.now()),
+            Quota::Fixed(_) | Quota::Calendar(_) | Quota::Level(_) => {
+                self.check_amount(shard, charge, stamp.now())
+            }
+            _ => None,
+        };
+        if let Some(reading) = present {
             return Ok(reading);
         }
         self.check_one_anyhow(shard, charge, stamp)
     }
 
-    /// The common case of [`Pinned::check_one`], and no other: a narrow bucket whose counter is
-    /// there, in a shard that is not growing, with no other thread at it. `None` is no answer.
+    /// The common case of [`Pinned::check_one`]: a narrow bucket that [`Pinned::narrow_present`]
+    /// finds. `None` is no answer.
     #[inline(always)]
-    fn check_present(&self, shard: &Shard, charge: &Charge, now: Now) -> Option<Reading> {
+    fn check_bucket(&self, shard: &Shard, charge: &Charge, now: Now) -> Option<Reading> {
         let Quota::Bucket(bucket) = &charge.quota else { return None };
         if !bucket.is_narrow() || charge.cost == 0 || charge.cost > bucket.burst() {
             return None;
         }
-        let slot = shard.find_settled(charge.key, self.table.shape, &self.guard)?;
-        let word = slot.word();
-        let State::Live(payload) = word.state() else { return None };
-        let meta = slot.meta();
-        if payload.is_wide() || meta.generation() != bucket.generation() || shard.awaits(meta) {
-            return None;
-        }
-        let (value, fits) = match bucket.charge_narrow(payload.value(), charge.cost, now) {
+        let (slot, from) = self.narrow_present(shard, charge)?;
+        let (value, fits) = match bucket.charge_narrow(from.value(), charge.cost, now) {
             Some(value) => (value, true),
             None if charge.on == ChargeOn::Always => return None,
-            None => (payload.value(), false),
+            None => (from.value(), false),
         };
-        if fits && !slot.swap(word, Word::live(Payload::narrow(value))) {
+        if fits && !slot.swap(Word::live(from), Word::live(Payload::narrow(value))) {
             return None;
         }
         let fill = Fill::Bucket { backlog: bucket.backlog_narrow(value, now) };
         Some(Reading { fits, ..reading(charge, fill) })
+    }
+
+    /// The same of a narrow counter of amounts, which is not worth its room at every caller.
+    #[inline(never)]
+    fn check_amount(&self, shard: &Shard, charge: &Charge, now: Now) -> Option<Reading> {
+        within_window(charge, now).ok()?;
+        let (slot, from) = self.narrow_present(shard, charge)?;
+        let Narrowed { value, fill, fits } =
+            charge.quota.charge_narrow(from.value(), charge.cost, now)?;
+        if !fits && charge.on == ChargeOn::Always {
+            return None;
+        }
+        let is_charged = fits && charge.cost > 0;
+        if is_charged && !slot.swap(Word::live(from), Word::live(Payload::narrow(value))) {
+            return None;
+        }
+        Some(Reading { fits, ..reading(charge, fill) })
+    }
+
+    /// The charge's counter and what it holds, if it is there and narrow, was last charged by the
+    /// same numbers and need not be noted first, in a shard that is not growing, and if no other
+    /// thread is at it.
+    #[inline(always)]
+    fn narrow_present(&self, shard: &Shard, charge: &Charge) -> Option<(&Slot, Payload)> {
+        let slot = shard.find_settled(charge.key, self.table.shape, &self.guard)?;
+        let State::Live(payload) = slot.word().state() else { return None };
+        let meta = slot.meta();
+        let as_it_is =
+            !payload.is_wide() && !is_of_other_numbers(meta, charge) && !shard.awaits(meta);
+        as_it_is.then_some((slot, payload))
     }
 
     #[cold]
@@ -123,8 +154,11 @@ impl Pinned<'_> {
         }
         within_horizon(stamp.now())?;
         within_charges(charges)?;
-        if !charges.is_empty() && self.check_together(charges, stamp.now(), readings).is_some() {
-            return Ok(decision(readings, stamp.now(), None));
+        if !charges.is_empty()
+            && let Some(verdict) = self.check_together(charges, stamp.now(), readings)
+        {
+            let binding = binding(verdict, readings);
+            return Ok(Decision { verdict, binding, now: stamp.now(), permit: None });
         }
         readings.clear();
         // A limit that refuses now refuses the check, whatever the others say, so most denials

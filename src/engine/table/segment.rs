@@ -37,7 +37,9 @@ unsafe impl Piece for Segment {
 
 /// The slots of one array.
 pub(super) struct Slots {
-    segments: Box<[(NonNull<Segment>, u32)]>,
+    segments: Box<[NonNull<Segment>]>,
+    /// Their numbers in the pool. Apart, so that a search has half as much to keep in its cache.
+    numbers: Box<[u32]>,
     pool: Arc<Segments>,
 }
 
@@ -45,11 +47,9 @@ impl Slots {
     /// At least so many vacant slots: as many as fill whole segments.
     pub(super) fn vacant(slots: u32, pool: &Arc<Segments>) -> Self {
         let segments = (slots as usize).div_ceil(SEGMENT_SLOTS).max(1);
-        let take = |_| {
-            let number = pool.take();
-            (NonNull::from(pool.piece(number)), number)
-        };
-        Self { segments: (0..segments).map(take).collect(), pool: Arc::clone(pool) }
+        let numbers: Box<[u32]> = (0..segments).map(|_| pool.take()).collect();
+        let segments = numbers.iter().map(|number| NonNull::from(pool.piece(*number))).collect();
+        Self { segments, numbers, pool: Arc::clone(pool) }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -59,7 +59,7 @@ impl Slots {
     /// The slot at `index`, which must be below the length.
     #[inline]
     pub(super) fn slot(&self, index: usize) -> &Slot {
-        let (segment, _) = self.segments[index / SEGMENT_SLOTS];
+        let segment = self.segments[index / SEGMENT_SLOTS];
         // Safety: the segment is this array's until it is dropped, and its pool lives as long.
         let segment = unsafe { segment.as_ref() };
         &segment.0[index % SEGMENT_SLOTS]
@@ -69,7 +69,7 @@ impl Slots {
     /// length.
     #[inline]
     pub(super) fn within_segment(&self, from: usize, to: usize) -> &[Slot] {
-        let (segment, _) = self.segments[from / SEGMENT_SLOTS];
+        let segment = self.segments[from / SEGMENT_SLOTS];
         // Safety: as in `slot`.
         let segment = unsafe { segment.as_ref() };
         let begin = from % SEGMENT_SLOTS;
@@ -85,7 +85,7 @@ impl Slots {
 
 impl Drop for Slots {
     fn drop(&mut self) {
-        for (_, number) in &self.segments {
+        for number in &self.numbers {
             self.pool.give(*number);
         }
     }

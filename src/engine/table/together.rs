@@ -14,10 +14,9 @@
 use alloc::vec::Vec;
 
 use crate::engine::command::{Charge, ChargeOn};
-use crate::engine::decision::Reading;
-use crate::engine::kinds::{Fill, Form};
+use crate::engine::decision::{Reading, Verdict};
+use crate::engine::kinds::{Fill, Form, Narrowed};
 use crate::engine::mutant::{Mutant, planted};
-use crate::engine::quota::Quota;
 use crate::engine::time::Now;
 
 use super::Pinned;
@@ -25,8 +24,7 @@ use super::check::{is_of_other_numbers, reading, stateless, within_window};
 use super::shard::Place;
 use super::slot::{Payload, Slot, State, Tag, Word};
 
-/// Counters that a check of this way may have. More than pages of real APIs put on one request, and
-/// few enough that looking for a counter that comes twice costs less than sorting.
+/// Counters that a check of this way may have: more than pages of real APIs put on one request.
 const COUNTERS_MAX: usize = 8;
 
 /// One counter of the check.
@@ -38,8 +36,16 @@ struct Standing<'g> {
     to: Payload,
     /// Place of its charge in the check.
     place: usize,
-    /// How full it then stands.
-    charged: Fill,
+}
+
+/// What a check would do to one counter.
+struct Stand<'g> {
+    /// None where nothing is asked of a counter that is not there: it was fresh at the look, and
+    /// nothing hangs on what becomes of it.
+    standing: Option<Standing<'g>>,
+    /// How full the counter then stands; as it did if the cost does not fit.
+    fill: Fill,
+    fits: bool,
 }
 
 impl Pinned<'_> {
@@ -50,14 +56,14 @@ impl Pinned<'_> {
         charges: &[Charge],
         now: Now,
         readings: &mut Vec<Reading>,
-    ) -> Option<()> {
+    ) -> Option<Verdict> {
         // One ring or permit, and all looks at the others would be for nothing.
         if charges.iter().any(|it| matches!(it.quota.form(), Form::Ring | Form::Permits)) {
             return None;
         }
         let mut standings = [const { None }; COUNTERS_MAX];
         let mut counters = 0;
-        let (mut allow, mut always) = (true, false);
+        let (mut allow, mut absent) = (true, false);
         for (place, charge) in charges.iter().enumerate() {
             if charge.quota.form() == Form::None {
                 let reading = stateless(charge);
@@ -65,25 +71,26 @@ impl Pinned<'_> {
                 readings.push(reading);
                 continue;
             }
-            // One that comes twice is charged for both at once, there and not here.
-            let is_twin =
-                |other: &Charge| other.key == charge.key && other.quota.form() != Form::None;
-            if charges[..place].iter().any(is_twin) {
-                return None;
-            }
-            let (standing, fill, fits) = self.stand(charge, place, now)?;
-            if standing.is_some() {
-                *standings.get_mut(counters)? = standing;
-                counters += 1;
+            let Stand { standing, fill, fits } = self.stand(charge, place, now)?;
+            match standing {
+                None => absent = true,
+                Some(_) => {
+                    *standings.get_mut(counters)? = standing;
+                    counters += 1;
+                }
             }
             let reading = Reading { fits, ..reading(charge, fill) };
             allow &= reading.passes();
-            always |= charge.on == ChargeOn::Always;
             readings.push(reading);
         }
         let standings = &standings[..counters];
         if !allow {
-            return (!always && !planted(Mutant::ChargeOnDenial)).then_some(());
+            return self.deny_together(charges, standings, now, readings);
+        }
+        // A counter that comes twice is charged for both at once, and not here. One that is there
+        // shows when it is to be held again.
+        if absent && comes_twice(charges) {
+            return None;
         }
         for (held, standing) in standings.iter().flatten().enumerate() {
             let is_held = standing.slot.swap(Word::live(standing.from), Word::held(standing.from));
@@ -102,34 +109,40 @@ impl Pinned<'_> {
         }
         for standing in standings.iter().flatten() {
             standing.slot.release(Word::live(standing.to));
-            let reading = &mut readings[standing.place];
-            if reading.fits {
-                reading.fill = standing.charged;
-            }
         }
-        Some(())
+        Some(Verdict::Allow)
     }
 
-    /// How a counter stands, for a check that takes nothing of it yet: how full, and whether the cost
-    /// fits. `None`: it is not there, not narrow before or after, somebody is at it, or it is charged
-    /// though the cost does not fit.
-    ///
-    /// There is no standing where nothing is asked of a counter that is not there: it was fresh at
-    /// the look, and nothing hangs on what becomes of it.
-    #[inline]
-    fn stand(
+    /// Ends a check that is denied, by what was read of its counters: no more is needed, unless a
+    /// counter comes twice, whose costs count together, or a limit is charged all the same.
+    fn deny_together(
         &self,
-        charge: &Charge,
-        place: usize,
+        charges: &[Charge],
+        standings: &[Option<Standing<'_>>],
         now: Now,
-    ) -> Option<(Option<Standing<'_>>, Fill, bool)> {
+        readings: &mut [Reading],
+    ) -> Option<Verdict> {
+        let always = charges.iter().any(|charge| charge.on == ChargeOn::Always);
+        if always || comes_twice(charges) || planted(Mutant::ChargeOnDenial) {
+            return None;
+        }
+        for Standing { place, from, .. } in standings.iter().flatten() {
+            readings[*place].fill = charges[*place].quota.fill_narrow(from.value(), now);
+        }
+        Some(Verdict::Deny)
+    }
+
+    /// How a counter stands, for a check that takes nothing of it yet. `None`: it is not there, not
+    /// narrow before or after, somebody is at it, or it is charged though the cost does not fit.
+    #[inline]
+    fn stand(&self, charge: &Charge, place: usize, now: Now) -> Option<Stand<'_>> {
         let Charge { quota, cost, .. } = charge;
         if within_window(charge, now).is_err() {
             return None;
         }
         let fresh = || {
             let fill = quota.fill_narrow(0, now);
-            (*cost == 0).then_some((None, fill, true))
+            (*cost == 0).then_some(Stand { standing: None, fill, fits: true })
         };
         let shard = self.table.shard(charge.key);
         let slot = match shard.look_settled(charge.key, self.table.shape, &self.guard)? {
@@ -144,36 +157,25 @@ impl Pinned<'_> {
         if from.is_wide() || is_of_other_numbers(slot.meta(), charge) {
             return None;
         }
-        let standing = |to, charged| Some(Standing { slot, from, to, place, charged });
-        if let Quota::Bucket(bucket) = quota
-            && bucket.is_narrow()
-            && (1..=bucket.burst()).contains(cost)
-        {
-            let fill = |value| Fill::Bucket { backlog: bucket.backlog_narrow(value, now) };
-            let stands = fill(from.value());
-            return Some(match bucket.charge_narrow(from.value(), *cost, now) {
-                Some(value) => (standing(Payload::narrow(value), fill(value)), stands, true),
-                None if charge.on == ChargeOn::Always => return None,
-                None => (standing(from, stands), stands, false),
-            });
-        }
-        let fill = quota.fill_narrow(from.value(), now);
-        let fits = quota.fits(fill, *cost);
+        let Narrowed { value, fill, fits } = quota.charge_narrow(from.value(), *cost, now)?;
         if !fits && charge.on == ChargeOn::Always {
             return None;
         }
-        if !fits || *cost == 0 {
-            return Some((standing(from, fill), fill, fits));
-        }
-        let charged = quota.charged(fill, *cost);
-        let to = Payload::narrow(quota.narrow(charged, now)?);
-        Some((standing(to, charged), fill, true))
+        let standing = Some(Standing { slot, from, to: Payload::narrow(value), place });
+        Some(Stand { standing, fill, fits })
     }
+}
+
+/// Whether two charges are on one counter.
+fn comes_twice(charges: &[Charge]) -> bool {
+    let keeps = |charge: &&Charge| charge.quota.form() != Form::None;
+    let mut kept = charges.iter().enumerate().filter(|(_, charge)| keeps(charge));
+    kept.any(|(at, charge)| charges[..at].iter().filter(keeps).any(|it| it.key == charge.key))
 }
 
 /// Ends holds under which nothing was changed.
 #[cold]
-fn release_unchanged(standings: &[Option<Standing<'_>>]) -> Option<()> {
+fn release_unchanged<T>(standings: &[Option<Standing<'_>>]) -> Option<T> {
     for standing in standings.iter().flatten() {
         standing.slot.release(Word::live(standing.from));
     }
