@@ -9,7 +9,8 @@ use crate::engine::time::UtcTime;
 pub(super) const NAME: &str = "instance";
 
 const MAGIC: [u8; 8] = *b"TKINST\r\n";
-const VERSION: u32 = 1;
+/// Of the file, and of how keys derive from its seed: what is beside the file has such keys.
+const VERSION: u32 = 2;
 const BYTES: usize = 64;
 
 /// An instance's id and seed.

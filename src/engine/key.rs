@@ -72,6 +72,53 @@ impl KeySpace {
     }
 }
 
+/// Values of attributes, hashed once for all the limits that count by them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Subject {
+    high: u64,
+    low: u64,
+}
+
+/// The counters of one limit of a policy: as a [`KeySpace`], but all that derive from one seed hash
+/// values alike and differ by what they lay over the hash. So a request that several limits count
+/// by the same values is hashed once. Keys of such spaces must not be shown to callers: two of one
+/// subject tell how the spaces differ.
+#[derive(Clone, Copy)]
+pub struct LimitSpace {
+    subjects: Seed,
+    /// What sets this space's keys apart. As secret as the seed, and as hard to collide.
+    own: Key,
+}
+
+impl LimitSpace {
+    /// The space of `parts`, each of which counts with its length.
+    pub fn derive<'a>(seed: &Seed, parts: impl IntoIterator<Item = &'a [u8]>) -> Self {
+        let KeySpace(subjects) = KeySpace::derive(seed, [&b"subject"[..]]);
+        Self { subjects, own: hash(seed, parts) }
+    }
+
+    /// The subject of one value. A space is for one number of attributes, so the value needs no
+    /// length before it.
+    #[inline]
+    pub fn subject_of_one(&self, value: &[u8]) -> Subject {
+        let (high, low) = self.subjects.0.hash(value);
+        Subject { high, low }
+    }
+
+    /// The subject of these values, in the limit's order.
+    #[inline]
+    pub fn subject<'a>(&self, values: impl IntoIterator<Item = &'a [u8]>) -> Subject {
+        let Key { high, low } = hash(&self.subjects, values);
+        Subject { high, low }
+    }
+
+    /// The key of the subject's counter.
+    #[inline]
+    pub fn key(&self, subject: Subject) -> Key {
+        Key { high: subject.high ^ self.own.high, low: subject.low ^ self.own.low }
+    }
+}
+
 /// Bytes of lengths and parts that are hashed without allocating. Longer keys are rare and pay
 /// for it.
 const SHORT_BYTES: usize = 128;
@@ -155,6 +202,21 @@ mod tests {
         assert_ne!(space.key([&long[..150], &long[150..]]), space.key([&long[..]]));
         assert_ne!(space.key([&b"a"[..], &long[..]]), space.key([&b"b"[..], &long[..]]));
         assert_eq!(space.key([&b"a"[..], &long[..]]), space.key([&b"a"[..], &long[..]]));
+    }
+
+    #[test]
+    fn limits_share_subjects_and_not_keys() {
+        let seed = Seed::new([7; 16]);
+        let day = LimitSpace::derive(&seed, [&b"day"[..]]);
+        let month = LimitSpace::derive(&seed, [&b"month"[..]]);
+        let other = LimitSpace::derive(&Seed::new([8; 16]), [&b"day"[..]]);
+        let (one, two) = (day.subject_of_one(b"t1"), day.subject([&b"t"[..], b"1"]));
+        assert_eq!(one, month.subject_of_one(b"t1"));
+        assert_ne!(one, other.subject_of_one(b"t1"));
+        assert_ne!(one, two);
+        assert_ne!(day.key(one), month.key(one));
+        assert_ne!(day.key(one), day.key(two));
+        assert_ne!(day.key(one).words(), [one.high, one.low], "a key is not its subject");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Where a calendar limit's windows lie: a zone and an anchor, fixed or said by the request.
 
 use crate::engine::kinds::{Boundaries, Period};
+use crate::engine::quota::Quota;
 use crate::engine::time::{SECOND, UtcTime};
 
 use super::facts::Facts;
@@ -151,6 +152,8 @@ impl CalendarWindow {
                 .and_then(|text| Anchor::parse(self.period, text))
                 .ok_or(NoWindow::Unfit(*slot))?,
         };
-        moment::boundaries(&at_zone, self.period, at_anchor, now).ok_or(NoWindow::Past)
+        let at = moment::boundaries(&at_zone, self.period, at_anchor, now).ok_or(NoWindow::Past)?;
+        // Boundaries that no quota takes are those of no window.
+        Quota::calendar(1, self.period, at).map(|_| at).map_err(|_| NoWindow::Past)
     }
 }

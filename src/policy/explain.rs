@@ -11,7 +11,7 @@ use super::handle::{Handle, Limit, Mode};
 use super::key::Part;
 use super::maxima::OVERRIDE_COUNTERS_MAX;
 use super::overrides::Override;
-use super::resolve::{Context, Found, Request, ResolveError, Scratch, Wrong};
+use super::resolve::{Context, Found, Memo, Request, ResolveError, Scratch, Wrong};
 
 /// A request, explained.
 #[derive(Clone, Debug)]
@@ -103,12 +103,13 @@ impl Handle {
     ) -> Result<Explanation, ResolveError> {
         let Scratch { path, matched, calendars } = scratch;
         let facts = self.facts(request, context, path, matched)?;
+        let mut memo = Memo::new(calendars);
         let mut limits = Vec::new();
         for (index, limit) in self.limits.iter().enumerate() {
             let part = match () {
                 () if limit.on.as_ref().is_some_and(|on| !on.holds(&facts)) => Taken::OtherRequests,
                 () if limit.except.holds(&facts) => Taken::Excepted,
-                () => match limit.charge(&facts, context, calendars) {
+                () => match limit.charge(&facts, context, &mut memo) {
                     Ok(Some(charge)) => Taken::Charged(charge),
                     Ok(None) if limit.is_off(&facts, context) => Taken::Off,
                     Ok(None) => Taken::NoValue,
@@ -165,7 +166,7 @@ impl Handle {
                 if !limit.may_be_for(&facts, words) {
                     continue;
                 }
-                let charge = match limit.charge(&facts, context, calendars) {
+                let charge = match limit.charge(&facts, context, &mut Memo::new(calendars)) {
                     _ if limit.per.iter().any(|part| part.by_path()) => {
                         Err("its key holds the path: ask `explain`".to_owned())
                     }
@@ -210,7 +211,7 @@ impl Limit {
     }
 
     fn overridden(&self, facts: &Facts<'_>, context: &Context<'_>) -> Option<Override> {
-        let key = super::key::key(&self.space, &self.per, facts)?;
+        let key = self.key(facts)?;
         context.overrides?.find(self.id, key, context.now).copied()
     }
 

@@ -6,15 +6,17 @@
 use std::sync::Arc;
 
 use crate::engine::command::{ChargeOn, Effect, LimitId};
-use crate::engine::key::{Key, KeySpace};
+use crate::engine::key::{Key, LimitSpace};
 use crate::engine::quota::{Kind, Quota};
 use crate::engine::time::Nanos;
 
 use super::answer::Answers;
 use super::calendar::CalendarWindow;
-use super::key::Part;
+use super::facts::Facts;
+use super::key::{self, Part};
 use super::matcher::Matcher;
 use super::quota_text::{QuotaTerms, WindowKind};
+use super::reach::Reach;
 use super::route::{Router, Sets};
 use super::values::Values;
 
@@ -30,6 +32,8 @@ pub struct Handle {
     pub(super) slots: Box<[Slot]>,
     pub(super) meters: Box<[Box<str>]>,
     pub(super) limits: Box<[Limit]>,
+    /// Which of them a request is for by its routes.
+    pub(super) reach: Reach,
     pub(super) when_unavailable: Unavailable,
     pub(super) denial_status: u16,
     pub(super) denial_headers: Box<[(Box<str>, Box<str>)]>,
@@ -109,14 +113,14 @@ pub struct One {
     pub cost: u64,
     /// The limit's numbers.
     pub quota: Quota,
-    space: KeySpace,
+    space: LimitSpace,
 }
 
 impl One {
     /// The key of the counter of a check that brings this value.
     #[inline]
     pub fn key(&self, value: &[u8]) -> Key {
-        self.space.key_of_one(value)
+        self.space.key(self.space.subject_of_one(value))
     }
 
     /// What the limits of a class come down to, if to this.
@@ -259,6 +263,8 @@ pub struct Limit {
     pub(super) retry_after: Option<Nanos>,
     /// What makes its key.
     pub(super) per: Box<[Part]>,
+    /// Limits of a handle with equal numbers here count by the same values.
+    pub(super) subject: u16,
     /// What the policy calls the parts of the key.
     pub(super) per_names: Box<[Box<str>]>,
     /// Which of its limit's windows it is.
@@ -269,7 +275,7 @@ pub struct Limit {
     pub(super) terms: QuotaTerms,
     /// Whether a request without one of the attributes opts out of the limit.
     pub skip_missing: bool,
-    pub(super) space: KeySpace,
+    pub(super) space: LimitSpace,
     /// Which requests it is for; `None` is any.
     pub(super) on: Option<Matcher>,
     /// Which of them it is not for.
@@ -288,6 +294,11 @@ impl Limit {
             "" => self.name.to_string(),
             window => format!("{}.{window}", self.name),
         }
+    }
+
+    /// The key of the request's counter; `None` if a value that makes it is wrong.
+    pub(super) fn key(&self, facts: &Facts<'_>) -> Option<Key> {
+        Some(self.space.key(key::subject(&self.space, &self.per, facts)?))
     }
 
     /// What its verdict does.

@@ -1,6 +1,6 @@
 //! What makes a limit's key: values of attributes, and what is known of the request's route.
 
-use crate::engine::key::{Key, KeySpace};
+use crate::engine::key::{LimitSpace, Subject};
 
 use super::address::{self, KEY_BYTES};
 use super::facts::Facts;
@@ -128,35 +128,36 @@ impl Part {
     }
 }
 
-/// The key of the counter that these parts make in `space`; `None` if a value is wrong.
+/// The subject that these parts make of a request, for limits of `space`; `None` if a value is
+/// wrong.
 #[inline]
-pub(super) fn key(space: &KeySpace, parts: &[Part], facts: &Facts<'_>) -> Option<Key> {
+pub(super) fn subject(space: &LimitSpace, parts: &[Part], facts: &Facts<'_>) -> Option<Subject> {
     // One value makes most keys; a loop over one costs more than the hash.
     if let [Part::Slot(slot)] = *parts {
         let value = facts.value(slot).filter(|value| value.len() <= VALUE_BYTES_MAX)?;
-        return Some(space.key_of_one(value));
+        return Some(space.subject_of_one(value));
     }
-    key_of_parts(space, parts, facts)
+    subject_of_parts(space, parts, facts)
 }
 
-fn key_of_parts(space: &KeySpace, parts: &[Part], facts: &Facts<'_>) -> Option<Key> {
+fn subject_of_parts(space: &LimitSpace, parts: &[Part], facts: &Facts<'_>) -> Option<Subject> {
     let mut values: [&[u8]; KEY_ATTRIBUTES_MAX] = [&[]; KEY_ATTRIBUTES_MAX];
     for (part, place) in parts.iter().zip(&mut values) {
         *place = part.value(facts).ok()?;
     }
     // Few keys have addresses, so that room for their forms is made apart.
     if parts.iter().any(|part| matches!(part, Part::Address { .. })) {
-        return key_of_addresses(space, parts, values);
+        return subject_of_addresses(space, parts, values);
     }
-    key_of_values(space, values.get(..parts.len())?)
+    Some(subject_of_values(space, values.get(..parts.len())?))
 }
 
-/// As [`key_of_parts`], where some of the values say addresses.
-fn key_of_addresses(
-    space: &KeySpace,
+/// As [`subject_of_parts`], where some of the values say addresses.
+fn subject_of_addresses(
+    space: &LimitSpace,
     parts: &[Part],
     found: [&[u8]; KEY_ATTRIBUTES_MAX],
-) -> Option<Key> {
+) -> Option<Subject> {
     let mut addresses = [[0; KEY_BYTES]; KEY_ATTRIBUTES_MAX];
     let mut values: [&[u8]; KEY_ATTRIBUTES_MAX] = found;
     for ((part, value), bytes) in parts.iter().zip(&mut values).zip(&mut addresses) {
@@ -164,14 +165,15 @@ fn key_of_addresses(
             *value = address::key_form(address::parse(value)?, *prefix, bytes);
         }
     }
-    key_of_values(space, values.get(..parts.len())?)
+    Some(subject_of_values(space, values.get(..parts.len())?))
 }
 
+/// The subject of values in the form in which keys have them.
 #[inline]
-fn key_of_values(space: &KeySpace, values: &[&[u8]]) -> Option<Key> {
-    Some(match values {
+pub(super) fn subject_of_values(space: &LimitSpace, values: &[&[u8]]) -> Subject {
+    match values {
         // A space is for one number of attributes, so one value needs no length before it.
-        [value] => space.key_of_one(value),
-        values => space.key(values.iter().copied()),
-    })
+        [value] => space.subject_of_one(value),
+        values => space.subject(values.iter().copied()),
+    }
 }

@@ -48,6 +48,8 @@ mod fingerprint;
 
 mod compile;
 
+mod reach;
+
 mod handle;
 
 mod subject;

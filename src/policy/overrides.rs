@@ -12,7 +12,7 @@ use super::Policy;
 use super::address::{self, KEY_BYTES};
 use super::error::did_you_mean;
 use super::handle::{Handle, Limit, Mode};
-use super::key::Part;
+use super::key::{self, Part};
 use super::maxima::{KEY_ATTRIBUTES_MAX, OVERRIDE_COUNTERS_MAX};
 use super::quota_text::QuotaText;
 
@@ -182,11 +182,9 @@ impl Overrides {
                 count += 1;
             }
             for values in &keys {
-                let key = match values.as_slice() {
-                    [value] => limit.space.key_of_one(value),
-                    values => limit.space.key(values.iter().map(Vec::as_slice)),
-                };
-                self.keyed.insert((limit.id.0, key), value);
+                let values: Vec<&[u8]> = values.iter().map(Vec::as_slice).collect();
+                let subject = key::subject_of_values(&limit.space, &values);
+                self.keyed.insert((limit.id.0, limit.space.key(subject)), value);
                 count += 1;
             }
         }

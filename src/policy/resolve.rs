@@ -7,7 +7,8 @@ use core::fmt;
 use core::ops::Range;
 
 use crate::engine::command::{CHARGES_MAX, Charge, Effect};
-use crate::engine::key::Key;
+use crate::engine::key::{Key, Subject};
+use crate::engine::kinds::Boundaries;
 use crate::engine::quota::{Quota, UNITS_MAX};
 use crate::engine::time::UtcTime;
 
@@ -246,12 +247,14 @@ impl Handle {
             resolved.unmatched = false;
             return Ok(());
         }
-        for (index, limit) in self.limits.iter().enumerate() {
-            if !limit.applies(&facts) {
+        let mut memo = Memo::new(calendars);
+        for index in self.reach.limits(facts.matched) {
+            let Some(limit) = self.limits.get(index) else { break };
+            if self.reach.asks(index) && !limit.applies(&facts) {
                 continue;
             }
-            let charge = match limit.charge(&facts, context, calendars) {
-                Ok(Some(charge)) => charge,
+            match limit.terms(&facts, context, &mut memo) {
+                Ok(Some(terms)) => terms.charge_into(limit, charges),
                 // Tables leave out this request, which nobody else may know then.
                 Ok(None) if limit.mode != Mode::Off => continue,
                 Ok(None) => {
@@ -260,15 +263,14 @@ impl Handle {
                 }
                 Err(Wrong::Value(_)) => {
                     resolved.unmatched = false;
-                    self.without_value(limit, &facts, context, calendars)?;
+                    self.without_value(limit, &facts, context, memo.calendars)?;
                     continue;
                 }
                 Err(Wrong::Cost(found)) => {
                     return Err(ResolveError::CostTooLarge { limit: index as u16, found });
                 }
-            };
+            }
             resolved.unmatched = false;
-            charges.push(charge);
             limits.push(index as u16);
         }
         Ok(())
@@ -298,11 +300,12 @@ impl Handle {
         };
         let rule = self.rule_for(&facts);
         let of = if rule.is_some() { &[] } else { named };
+        let mut memo = Memo::new(calendars);
         for (index, limit) in of.iter().filter_map(|at| Some((at, self.limits.get(*at as usize)?)))
         {
-            let error = match limit.charge(&facts, context, calendars) {
-                Ok(Some(charge)) => {
-                    charges.push(charge);
+            let error = match limit.terms(&facts, context, &mut memo) {
+                Ok(Some(terms)) => {
+                    terms.charge_into(limit, charges);
                     limits.push(*index);
                     continue;
                 }
@@ -359,7 +362,8 @@ impl Handle {
         context: &Context<'_>,
         calendars: &mut CalendarCache,
     ) -> Result<(), ResolveError> {
-        let mut lacks = |limit: &Limit| match limit.charge(facts, context, calendars) {
+        let mut memo = Memo::new(calendars);
+        let mut lacks = |limit: &Limit| match limit.charge(facts, context, &mut memo) {
             Err(Wrong::Value(bad)) if !limit.lets_pass(bad.1) => Some(bad),
             _ => None,
         };
@@ -415,7 +419,7 @@ impl Handle {
     }
 
     #[inline]
-    fn unrouted<'f>(&'f self, request: &Request<'f>) -> Facts<'f> {
+    pub(super) fn unrouted<'f>(&'f self, request: &Request<'f>) -> Facts<'f> {
         Facts {
             request: *request,
             matched: self.known.bits(),
@@ -506,27 +510,93 @@ impl Handle {
 /// The meter that a check charges if it does not say: 1 a check.
 pub(super) const REQUESTS: &str = "requests";
 
+/// What limits find out of one request that others of them ask again.
+pub(super) struct Memo<'c> {
+    calendars: &'c mut CalendarCache,
+    /// The subject last hashed, with the number of those that count by the same values.
+    subject: Option<(u16, Subject)>,
+}
+
+impl<'c> Memo<'c> {
+    pub(super) fn new(calendars: &'c mut CalendarCache) -> Self {
+        Self { calendars, subject: None }
+    }
+
+    /// Whom a limit counts; `None` if a value is wrong.
+    #[inline]
+    fn subject(&mut self, limit: &Limit, facts: &Facts<'_>) -> Option<Subject> {
+        if let Some((number, subject)) = self.subject
+            && number == limit.subject
+        {
+            return Some(subject);
+        }
+        let subject = key::subject(&limit.space, &limit.per, facts)?;
+        self.subject = Some((limit.subject, subject));
+        Some(subject)
+    }
+}
+
 /// Why a limit has no charge for a request.
 pub(super) enum Wrong {
     Value(Bad),
     Cost(u64),
 }
 
+/// What a limit takes of one request.
+struct Terms<'l> {
+    key: Key,
+    quota: &'l Quota,
+    /// Where the window lies, of a quota that follows a calendar.
+    window: Option<Boundaries>,
+    cost: u64,
+    effect: Effect,
+}
+
+impl Terms<'_> {
+    /// The charge, moved to its window once it is where it stays: a quota put together on the way
+    /// is read again before its parts are written, for which processors wait.
+    #[inline]
+    fn charge_into(self, limit: &Limit, charges: &mut Vec<Charge>) {
+        let Self { key, quota, cost, effect, window } = self;
+        let (quota, on) = (*quota, limit.charge_on);
+        charges.push(Charge { key, quota, cost, limit: limit.id, effect, on });
+        if let (Some(window), Some(charge)) = (window, charges.last_mut())
+            && let Quota::Calendar(calendar) = &mut charge.quota
+        {
+            calendar.move_to(window);
+        }
+    }
+}
+
 impl Limit {
     #[inline]
-    fn applies(&self, facts: &Facts<'_>) -> bool {
+    pub(super) fn applies(&self, facts: &Facts<'_>) -> bool {
         self.on.as_ref().is_none_or(|on| on.holds(facts)) && !self.except.holds(facts)
     }
 
-    /// The charge for a request to which the limit applies; `None` if it is off, or if its tables
-    /// have no value for the request.
-    #[inline]
+    /// The charge for a request to which the limit applies, by its [`Limit::terms`].
     pub(super) fn charge(
         &self,
         facts: &Facts<'_>,
         context: &Context<'_>,
-        calendars: &mut CalendarCache,
+        memo: &mut Memo<'_>,
     ) -> Result<Option<Charge>, Wrong> {
+        let mut charges = Vec::new();
+        if let Some(terms) = self.terms(facts, context, memo)? {
+            terms.charge_into(self, &mut charges);
+        }
+        Ok(charges.pop())
+    }
+
+    /// What the limit takes of a request to which it applies; `None` if it is off, or if its tables
+    /// have no value for the request.
+    #[inline]
+    fn terms<'l>(
+        &'l self,
+        facts: &Facts<'_>,
+        context: &Context<'l>,
+        memo: &mut Memo<'_>,
+    ) -> Result<Option<Terms<'l>>, Wrong> {
         let overrides = context.overrides.filter(|overrides| overrides.touches(self.id));
         if self.mode == Mode::Off {
             let Some(overrides) = overrides else { return Ok(None) };
@@ -538,12 +608,12 @@ impl Limit {
         let Some(Some(quota)) = self.quotas.find(facts).map_err(bad_tier)? else {
             return Ok(None);
         };
-        let mut quota = *quota;
-        let key = match &quota {
+        let mut quota = quota;
+        let key = match quota {
             // There is no counter and nothing else that asks for its key.
             Quota::Cap(_) if self.per.is_empty() && overrides.is_none() => Key::NONE,
-            _ => match key::key(&self.space, &self.per, facts) {
-                Some(key) => key,
+            _ => match memo.subject(self, facts) {
+                Some(subject) => self.space.key(subject),
                 None => {
                     let bad = self.per.iter().find_map(|part| part.bad(facts));
                     return Err(Wrong::Value(bad.unwrap_or((0, Found::Missing))));
@@ -554,7 +624,7 @@ impl Limit {
         if let Some(overrides) = overrides
             && let Some(found) = overrides.find(self.id, key, context.now)
         {
-            quota = found.quota.unwrap_or(quota);
+            quota = found.quota.as_ref().unwrap_or(quota);
             match found.mode {
                 Some(Mode::Off) => return Ok(None),
                 Some(Mode::Shadow) => effect = Effect::Shadow,
@@ -562,12 +632,10 @@ impl Limit {
                 None => {}
             }
         }
-        if let (Quota::Calendar(calendar), Some(window)) = (quota, &self.calendar) {
-            match window.at(facts, context.now, calendars) {
-                Ok(at) => {
-                    let placed = Quota::calendar(calendar.units(), calendar.period(), at);
-                    quota = placed.unwrap_or(quota);
-                }
+        let mut window = None;
+        if let (Quota::Calendar(_), Some(calendar)) = (quota, &self.calendar) {
+            match calendar.at(facts, context.now, memo.calendars) {
+                Ok(at) => window = Some(at),
                 Err(NoWindow::Missing(slot)) => return Err(Wrong::Value((slot, Found::Missing))),
                 Err(NoWindow::Unfit(slot)) => return Err(Wrong::Value((slot, Found::Unfit))),
                 // The engine refuses what lies past all windows, and `when_unavailable` answers.
@@ -582,14 +650,13 @@ impl Limit {
                 .filter(|cost| *cost <= UNITS_MAX)
                 .ok_or(Wrong::Cost(*amount))?,
         };
-        Ok(Some(Charge { key, quota, cost, limit: self.id, effect, on: self.charge_on }))
+        Ok(Some(Terms { key, quota, window, cost, effect }))
     }
 
     /// Whether an override has the limit in force for this request, though the policy has it off.
     #[cold]
     fn is_turned_on(&self, overrides: &Overrides, facts: &Facts<'_>, now: UtcTime) -> bool {
-        let key = key::key(&self.space, &self.per, facts);
-        let found = key.and_then(|key| overrides.find(self.id, key, now));
+        let found = self.key(facts).and_then(|key| overrides.find(self.id, key, now));
         found.is_some_and(|found| matches!(found.mode, Some(Mode::Enforce | Mode::Shadow)))
     }
 

@@ -106,6 +106,12 @@ impl<T> Values<T> {
         match self {
             Self::Same(value) => Ok(Some(value)),
             Self::Chosen { root, choices, values } => {
+                // Most tables are by tier, and no more.
+                if let (Some(tier), [Choice::Tier { of, .. }]) = (facts.tier, &**choices)
+                    && let Some(Next::Value(index)) = of.get(usize::from(tier))
+                {
+                    return Ok(values.get(usize::from(*index)));
+                }
                 let found = descend(*root, choices, facts)?;
                 Ok(found.and_then(|index| values.get(usize::from(index))))
             }

@@ -13,9 +13,10 @@ use super::connection::{Connection, ended};
 use super::seam::{Net, aside, within};
 use super::{Counters, Inbox};
 
-/// Lowest and highest version of the protocol that is spoken.
-const VERSION_MIN: u16 = 1;
-const VERSION_MAX: u16 = 1;
+/// Lowest and highest version of the protocol that is spoken. Nodes that make other keys of the same
+/// request would count it apart, so how keys derive from the seed is part of it.
+const VERSION_MIN: u16 = 2;
+const VERSION_MAX: u16 = 2;
 /// Time to connect, and time for a greeting and its answer.
 pub(super) const GREETING_TIME_MAX: Duration = Duration::from_millis(1_000);
 

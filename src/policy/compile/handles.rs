@@ -11,6 +11,7 @@ use super::super::fingerprint::Fingerprint;
 use super::super::handle::{AccountSlots, Handle, Limit, One, Slot, SlotUse, Unavailable};
 use super::super::matcher::Matcher;
 use super::super::maxima::{METERS_MAX, SLOTS_MAX};
+use super::super::reach::Reach;
 use super::super::resolve::REQUESTS;
 use super::super::route::{Router, SetId, Sets};
 use super::routes::Lies;
@@ -81,6 +82,8 @@ impl Compiler<'_> {
             if !routes {
                 settle(&mut limit, &known);
             }
+            let like = flat.iter().position(|other: &Limit| other.per == limit.per);
+            limit.subject = like.unwrap_or(index) as u16;
             flat.push(limit);
         }
         let rule_matchers = self
@@ -125,6 +128,7 @@ impl Compiler<'_> {
             class: class.map(|class| self.classes[usize::from(class)].into()),
             slots: slots.into(),
             meters: meters.into(),
+            reach: Reach::new(&flat),
             limits: flat.into(),
             when_unavailable: unavailable.unwrap_or(Unavailable::Allow),
             denial_status: status.unwrap_or(429),

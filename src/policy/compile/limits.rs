@@ -1,7 +1,7 @@
 //! One limit, each of its windows by itself.
 
 use crate::engine::command::LimitId;
-use crate::engine::key::KeySpace;
+use crate::engine::key::LimitSpace;
 use crate::engine::kinds::{Period, UNLIMITED};
 use crate::engine::quota::{Align, Kind, Quota};
 
@@ -84,7 +84,7 @@ impl<'a> Compiler<'a> {
             let fixed = ["policy", api, name, &identity, text.kind.name()];
             let names = text.per.iter().map(|name| name.value.as_str());
             let space =
-                KeySpace::derive(self.seed, fixed.into_iter().chain(names).map(str::as_bytes));
+                LimitSpace::derive(self.seed, fixed.into_iter().chain(names).map(str::as_bytes));
             let limit = Limit {
                 name: name.into(),
                 window: sub.name.as_str().into(),
@@ -102,6 +102,7 @@ impl<'a> Compiler<'a> {
                 charge_on: text.charge,
                 retry_after: text.retry_after,
                 per: per.clone().into(),
+                subject: 0,
                 per_names: text.per.iter().map(|name| name.value.as_str().into()).collect(),
                 window_kind: sub.kind,
                 identity: identity.into(),

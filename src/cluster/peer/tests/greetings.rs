@@ -15,8 +15,8 @@ use crate::cluster::wire::{self, Hello, Kind, Purpose, Reason};
 
 fn hello() -> Hello {
     Hello {
-        version_min: 1,
-        version_max: 1,
+        version_min: 2,
+        version_max: 2,
         cluster: CLUSTER,
         name: "test".to_owned(),
         from: 2,
@@ -44,7 +44,7 @@ async fn who_does_not_fit_is_told_why() {
     let node = Node::start(1, CLUSTER, "test").await;
     let other = [8; 16];
     let cases = [
-        (Hello { version_min: 2, version_max: 9, ..hello() }, Reason::Version, "2 to 9"),
+        (Hello { version_min: 3, version_max: 9, ..hello() }, Reason::Version, "3 to 9"),
         (Hello { version_min: 0, version_max: 0, ..hello() }, Reason::Version, "1 to 1"),
         (Hello { cluster: other, ..hello() }, Reason::Cluster, "0808"),
         (Hello { cluster: NO_CLUSTER, ..hello() }, Reason::Cluster, "none"),
