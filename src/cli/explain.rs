@@ -43,16 +43,18 @@ pub(super) struct Explain {
 /// overrides it.
 ///
 /// A limit whose key holds the request's method, path or a segment of it has as many counters as
-/// there are such values, and the table knows keys only as hashes: it is listed without numbers, and
-/// `explain` of one request shows them. Charges nothing. Exits 0, or 2 on an error.
+/// there are such values, and the table knows keys only as hashes: add `method=GET path=/v1/x` to
+/// see the counter of these, else the limit is listed with what it needs. Charges nothing. Exits 0,
+/// or 2 on an error.
 #[derive(Args)]
 #[command(after_help = "Examples:
   tollkeeper usage media team=t1
-  tollkeeper usage studio api_key=k1 --json")]
+  tollkeeper usage studio api_key=k1 --json
+  tollkeeper usage shop user=u method=GET path=/orders/7")]
 pub(super) struct Usage {
     /// API, as the node's policy names it
     api: String,
-    /// What its requests say of themselves
+    /// What its requests say of themselves; also `method` and `path`
     #[arg(value_name = "NAME=VALUE")]
     attributes: Vec<Attribute>,
     #[command(flatten)]
@@ -75,6 +77,22 @@ fn object(attributes: &[Attribute]) -> Result<Map<String, Value>, String> {
     Ok(all)
 }
 
+/// Asks a node and prints its report, in `words` or as it came.
+fn show<R>(
+    node: &Node,
+    path: &str,
+    body: &Value,
+    read: impl FnOnce(&str) -> serde_json::Result<R>,
+    words: impl FnOnce(&R) -> String,
+) -> Result<R, ExitCode> {
+    let answer = node.post(path, body, None).map_err(|error| error.tell(node))?;
+    let report = read(&answer)
+        .map_err(|error| fail(&format!("{}: its answer is none: {error}", node.admin)))?;
+    let text = if node.json { answer } else { words(&report) };
+    let _ = writeln!(io::stdout().lock(), "{}", text.trim_end());
+    Ok(report)
+}
+
 impl Explain {
     pub(super) fn run(self) -> ExitCode {
         let attributes = match object(&self.attributes) {
@@ -93,46 +111,40 @@ impl Explain {
         if !costs.is_empty() {
             body["costs"] = costs.into();
         }
-        let answer = match self.node.post("/v1/explain", &body, None) {
-            Ok(answer) => answer,
-            Err(error) => return error.tell(&self.node),
-        };
-        let report: ExplainReport = match serde_json::from_str(&answer) {
-            Ok(report) => report,
-            Err(error) => {
-                return fail(&format!("{}: its answer is none: {error}", self.node.admin));
-            }
-        };
-        let text = if self.node.json { answer } else { explained(&report) };
-        let _ = writeln!(io::stdout().lock(), "{}", text.trim_end());
-        match report.decision.as_deref() {
-            Some("allow") => ExitCode::SUCCESS,
-            Some(_) => ExitCode::from(DENIED),
-            None => ExitCode::from(UNDECIDED),
+        match show(
+            &self.node,
+            "/v1/explain",
+            &body,
+            |answer| serde_json::from_str(answer),
+            explained,
+        ) {
+            Ok(report) => match report.decision.as_deref() {
+                Some("allow") => ExitCode::SUCCESS,
+                Some(_) => ExitCode::from(DENIED),
+                None => ExitCode::from(UNDECIDED),
+            },
+            Err(code) => code,
         }
     }
 }
 
 impl Usage {
     pub(super) fn run(self) -> ExitCode {
-        let attributes = match object(&self.attributes) {
+        let mut attributes = match object(&self.attributes) {
             Ok(attributes) => attributes,
             Err(error) => return fail(&error),
         };
-        let body = json!({ "api": self.api, "attributes": attributes });
-        let answer = match self.node.post("/v1/usage", &body, None) {
-            Ok(answer) => answer,
-            Err(error) => return error.tell(&self.node),
-        };
-        let report: UsageReport = match serde_json::from_str(&answer) {
-            Ok(report) => report,
-            Err(error) => {
-                return fail(&format!("{}: its answer is none: {error}", self.node.admin));
+        let mut body = json!({ "api": self.api });
+        for field in ["method", "path"] {
+            if let Some(value) = attributes.remove(field) {
+                body[field] = value;
             }
-        };
-        let text = if self.node.json { answer } else { used(&report) };
-        let _ = writeln!(io::stdout().lock(), "{}", text.trim_end());
-        ExitCode::SUCCESS
+        }
+        body["attributes"] = attributes.into();
+        match show(&self.node, "/v1/usage", &body, |answer| serde_json::from_str(answer), used) {
+            Ok(_) => ExitCode::SUCCESS,
+            Err(code) => code,
+        }
     }
 }
 

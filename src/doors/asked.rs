@@ -11,6 +11,9 @@ use super::report::ErrorReport;
 /// The fields of a request.
 const FIELDS: [&str; 7] = ["api", "method", "path", "class", "attributes", "cost", "costs"];
 
+/// The fields of a subject.
+const SUBJECT_FIELDS: [&str; 4] = ["api", "method", "path", "attributes"];
+
 /// The meter that `cost` is for.
 const REQUESTS: &str = "requests";
 
@@ -28,8 +31,16 @@ pub(super) struct Asked {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Target {
-    Route { method: String, path: String },
+    Route {
+        method: String,
+        path: String,
+    },
     Class(String),
+    /// Of all requests of a subject, or of those of a method, a path.
+    Subject {
+        method: Option<String>,
+        path: Option<String>,
+    },
 }
 
 /// A request in the terms of its handle.
@@ -77,44 +88,22 @@ impl Asked {
 
     /// Reads a request's fields.
     pub(super) fn of(mut fields: Map<String, Value>) -> Result<Self, Bad> {
-        if let Some(unknown) = fields.keys().find(|name| !FIELDS.contains(&name.as_str())) {
-            let (unknown, allowed) = (shown(unknown), FIELDS.join(", "));
-            let message = format!("unknown field `{unknown}`, allowed are {allowed}");
-            return Err(Bad::new("BAD_REQUEST", message));
-        }
-        let Some(api) = text(&mut fields, "api")? else {
-            let message = "field `api` is missing, allowed is the name of an API";
-            return Err(Bad::new("BAD_REQUEST", message));
-        };
         Ok(Self {
-            api,
+            api: api(&mut fields, &FIELDS)?,
             target: target(&mut fields)?,
             attributes: attributes(fields.remove("attributes"))?,
             costs: costs(fields.remove("cost"), fields.remove("costs"))?,
         })
     }
 
-    /// Reads a body that names a subject: an API and attributes, and no route.
+    /// Reads a body that names a subject: an API, attributes, and maybe of which requests.
     pub(super) fn parse_subject(body: &[u8]) -> Result<Self, Bad> {
-        let value = json::parse(body)
-            .map_err(|error| Bad::new("BAD_REQUEST", format!("the body is no JSON: {error}")))?;
-        let Value::Object(mut fields) = value else {
-            return Err(Bad::new("BAD_REQUEST", "the body is no object"));
-        };
-        if let Some(unknown) = fields.keys().find(|name| !["api", "attributes"].contains(&&***name))
-        {
-            let message =
-                format!("unknown field `{}`, allowed are api, attributes", shown(unknown));
-            return Err(Bad::new("BAD_REQUEST", message));
-        }
-        let Some(api) = text(&mut fields, "api")? else {
-            let message = "field `api` is missing, allowed is the name of an API";
-            return Err(Bad::new("BAD_REQUEST", message));
-        };
-        let (method, path) = (String::new(), String::new());
+        let mut fields = object(body)?;
+        let api = api(&mut fields, &SUBJECT_FIELDS)?;
+        let (method, path) = (text(&mut fields, "method")?, text(&mut fields, "path")?);
         Ok(Self {
             api,
-            target: Target::Route { method, path },
+            target: Target::Subject { method, path },
             attributes: attributes(fields.remove("attributes"))?,
             costs: Vec::new(),
         })
@@ -142,7 +131,7 @@ impl Asked {
     pub(super) fn place<'a>(&'a self, policy: &'a Policy) -> Result<Placed<'a>, Bad> {
         let api = shown(&self.api);
         let class = match &self.target {
-            Target::Route { .. } => None,
+            Target::Route { .. } | Target::Subject { .. } => None,
             Target::Class(class) => Some(class.as_str()),
         };
         let Some(handle) = policy.handle_of(&self.api, class) else {
@@ -166,15 +155,17 @@ impl Asked {
     fn value_of(&self, name: &str, slot_use: SlotUse) -> Result<Option<&str>, Bad> {
         let attribute = self.attributes.iter().find(|(known, _)| known == name);
         let attribute = attribute.map(|(_, value)| value.as_str());
-        let Target::Route { method, path } = &self.target else { return Ok(attribute) };
-        if slot_use != SlotUse::Route {
-            return Ok(attribute);
-        }
+        let (method, path) = match &self.target {
+            _ if slot_use != SlotUse::Route => return Ok(attribute),
+            Target::Class(_) => return Ok(attribute),
+            Target::Route { method, path } => (Some(method), Some(path)),
+            Target::Subject { method, path } => (method.as_ref(), path.as_ref()),
+        };
         if attribute.is_some() {
             let message = format!("`{name}` is a field of the request, not one of `attributes`");
             return Err(Bad::new("BAD_REQUEST", message));
         }
-        Ok(Some(if name == "method" { method } else { path }))
+        Ok(if name == "method" { method } else { path }.map(String::as_str))
     }
 
     /// Meters that are not named are charged as if none were: 1 for requests, 0 for any other.
@@ -213,6 +204,18 @@ pub(super) fn object(body: &[u8]) -> Result<Map<String, Value>, Bad> {
             Err(Bad::new("BAD_REQUEST", format!("the body is {found}, allowed is an object")))
         }
     }
+}
+
+/// Takes the field that names the API, of an object that may have these fields and no others.
+fn api(fields: &mut Map<String, Value>, allowed: &[&str]) -> Result<String, Bad> {
+    if let Some(unknown) = fields.keys().find(|name| !allowed.contains(&name.as_str())) {
+        let (unknown, allowed) = (shown(unknown), allowed.join(", "));
+        let message = format!("unknown field `{unknown}`, allowed are {allowed}");
+        return Err(Bad::new("BAD_REQUEST", message));
+    }
+    text(fields, "api")?.ok_or_else(|| {
+        Bad::new("BAD_REQUEST", "field `api` is missing, allowed is the name of an API")
+    })
 }
 
 /// Takes a field that is text, if it is there.

@@ -8,7 +8,7 @@ use crate::engine::time::UtcTime;
 use crate::policy::maxima::{IDENTITIES_MAX, OVERRIDES_MAX, REASON_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::policy::{
     Account, ByHand, Change, Context, Identities, Identity, Mode, Numbers, OverrideRecord,
-    Overrides, Policy, RunOut, did_you_mean, diff,
+    Overrides, Policy, RuleNumbers, RunOut, did_you_mean, diff,
 };
 
 use super::changes::{Batch, Full, Kept};
@@ -182,18 +182,20 @@ pub struct Control {
 
 struct State {
     numbers: Numbers,
+    rule_numbers: RuleNumbers,
     overrides: Vec<Standing>,
 }
 
 impl Control {
     /// Control of an instance whose first policy is `loaded`, which gets its numbers.
     pub(super) fn begin(loaded: &mut Loaded) -> Result<Self, RunOut> {
-        let mut numbers = Numbers::default();
+        let (mut numbers, mut rule_numbers) = (Numbers::default(), RuleNumbers::default());
         // Nobody else has it yet.
         if let Some(policy) = Arc::get_mut(&mut loaded.policy) {
             numbers.assign(policy)?;
+            rule_numbers.assign(policy);
         }
-        let state = Mutex::new(State { numbers, overrides: Vec::new() });
+        let state = Mutex::new(State { numbers, rule_numbers, overrides: Vec::new() });
         Ok(Self { state, reloads: Reloads::default() })
     }
 
@@ -242,6 +244,7 @@ impl Instance {
         let mut state = self.control.lock();
         let before = self.policy.load_full();
         numbers.assign(&mut policy)?;
+        state.rule_numbers.assign(&mut policy);
         let changes = diff(&before.policy, &policy);
         cap_limits(&self.table.load(), &policy);
         state.numbers = numbers;

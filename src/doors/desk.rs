@@ -19,6 +19,7 @@ use crate::metrics::cells::{self, Protocol, Worker};
 use crate::policy::{Handle, Request, ResolveError, Resolved, Scratch, Unavailable};
 
 use super::docket::Docket;
+use super::journal::{Cause, Due};
 use super::{Instance, Loaded};
 
 /// Whether a request is charged.
@@ -61,6 +62,8 @@ pub struct Desk {
     pub readings: Vec<Reading>,
     /// What a cluster is asked, and what came of it; `None` where the table here decides.
     pub(super) docket: Option<Docket>,
+    /// Whether a limit in shadow mode would have denied the request decided last.
+    would_deny: bool,
     /// Counts that nobody sees, of passes that only collect.
     unseen: Option<Arc<Worker>>,
     scratch: Scratch,
@@ -115,6 +118,7 @@ impl Desk {
             limits: Vec::new(),
             readings: Vec::new(),
             docket: None,
+            would_deny: false,
             unseen: None,
             scratch: Scratch::default(),
             moment: None,
@@ -180,16 +184,56 @@ impl Desk {
         *self.moment.get_or_insert_with(|| self.instance.clock.now().utc)
     }
 
-    /// Index in its handle of the limit that denied a request, if it is time to tell of it.
+    /// Whether something denied the request decided last, or would have: then
+    /// [`Desk::denials_due`] knows whether to tell of it.
     #[inline]
-    pub fn denial_due(&self, resolved: &Resolved, decision: &Decision) -> Option<u16> {
-        if decision.verdict == Verdict::Allow {
-            return None;
+    pub fn has_denials(&self, decision: &Decision) -> bool {
+        decision.verdict == Verdict::Deny || self.would_deny
+    }
+
+    /// Of what denied the request decided last, and of the limits in shadow mode that would have,
+    /// each of which it is time to tell.
+    pub fn denials_due(
+        &self,
+        handle: &Handle,
+        resolved: &Resolved,
+        decision: &Decision,
+        mut tell: impl FnMut(Due),
+    ) {
+        let now = decision.now.time;
+        let mut tell_if_due = |due: Due| {
+            if self.instance.journal.is_due(due.cause, now) {
+                tell(due);
+            }
+        };
+        let (charges, limits) =
+            (&self.charges[resolved.charges()], &self.limits[resolved.limits()]);
+        let at = |place: usize| Some((charges.get(place)?.limit, *limits.get(place)?));
+        if decision.verdict == Verdict::Deny {
+            match (resolved.rule, decision.binding) {
+                // The pass that only collects is not the one that answers.
+                (Some(_), _) if self.is_collecting() => {}
+                (Some(index), _) => {
+                    if let Some(rule) = handle.rules().get(usize::from(index)) {
+                        tell_if_due(Due { cause: Cause::Rule(rule.number), index, place: None });
+                    }
+                }
+                (None, place) => {
+                    if let Some((limit, index)) = place.and_then(at) {
+                        tell_if_due(Due { cause: Cause::Limit(limit), index, place });
+                    }
+                }
+            }
         }
-        let binding = decision.binding?;
-        let charge = self.charges[resolved.charges()].get(binding)?;
-        let due = self.instance.journal.is_denial_due(charge.limit, decision.now.time);
-        self.limits[resolved.limits()].get(binding).copied().filter(|_| due)
+        if self.would_deny {
+            let readings = self.readings.iter().enumerate();
+            for (place, _) in readings.filter(|(_, of)| !of.fits && of.effect == Effect::Shadow) {
+                if let Some((limit, index)) = at(place) {
+                    let cause = Cause::Shadow(limit);
+                    tell_if_due(Due { cause, index, place: Some(place) });
+                }
+            }
+        }
     }
 
     /// Takes in a charge that was resolved elsewhere, of the limit with this index in its handle.
@@ -214,10 +258,15 @@ impl Desk {
         intent: Intent,
         stamp: &mut Stamp<F>,
     ) -> Result<Answered, Problem> {
+        self.would_deny = false;
         if let Some(decision) = handle.ruled(resolved, stamp.now()) {
             self.readings.clear();
             if intent.charges() {
                 self.count(api, resolved, &decision);
+                let rule = resolved.rule.and_then(|rule| handle.rules().get(usize::from(rule)));
+                if let Some(rule) = rule {
+                    self.cells.rule(rule.number).add(1);
+                }
             }
             return Ok(Answered::Decided(decision));
         }
@@ -290,7 +339,7 @@ impl Desk {
     }
 
     #[inline]
-    fn count(&self, api: usize, resolved: &Resolved, decision: &Decision) {
+    fn count(&mut self, api: usize, resolved: &Resolved, decision: &Decision) {
         let outcome = match decision.verdict {
             Verdict::Allow if resolved.unmatched => cells::Outcome::Unmatched,
             Verdict::Allow => cells::Outcome::Allow,
@@ -302,7 +351,10 @@ impl Desk {
             match (reading.fits, reading.effect) {
                 (true, _) => cells.allow.add(1),
                 (false, Effect::Enforce) => cells.deny.add(1),
-                (false, Effect::Shadow) => cells.shadow_deny.add(1),
+                (false, Effect::Shadow) => {
+                    cells.shadow_deny.add(1);
+                    self.would_deny = true;
+                }
             }
             if decision.verdict == Verdict::Allow && reading.fits {
                 cells.units.add(charge.cost);
@@ -330,6 +382,18 @@ impl Desk {
             self.cells.check(api, cells::Outcome::Unavailable);
         }
         if denies { Err(problem) } else { Ok(Answered::FailedOpen(problem)) }
+    }
+
+    /// Hands over a denial by an inline limit, if it is time to.
+    #[inline]
+    fn tell_inline(&self, decision: &Decision) {
+        let journal = &self.instance.journal;
+        if decision.verdict == Verdict::Deny
+            && journal.is_due(Cause::Limit(LimitId::INLINE), decision.now.time)
+            && let Some(reading) = decision.binding.and_then(|place| self.readings.get(place))
+        {
+            journal.denied_inline(reading);
+        }
     }
 
     /// Counts a request that was answered with an error.
@@ -364,6 +428,7 @@ impl Desk {
             if decision.verdict == Verdict::Allow {
                 cells.units.add(charges.iter().map(|charge| charge.cost).sum());
             }
+            self.tell_inline(&decision);
         }
         Ok(decision)
     }

@@ -61,7 +61,7 @@ pub use changes::{Batch as ChangeBatch, Changes, Full, Kept, NotKept, Turn};
 pub use control::{Control, Failure, InForce, Loaded, Reloads, Standing};
 pub use desk::{Answered, Desk, Intent, Problem};
 pub use docket::{Awaited, AwaitedChange, Consensus, ConsensusHandle, Docket};
-pub use journal::{Denial, Event, Journal};
+pub use journal::{By, Cause, Denial, Due, Event, Journal};
 pub use steering::{Initialize, Steered, Steering};
 pub use threads::Listener;
 

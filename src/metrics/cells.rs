@@ -12,6 +12,9 @@ pub const APIS_MAX: usize = 256;
 /// The most limits that are counted apart; limit 0 stands for all inline ones.
 pub const LIMITS_MAX: usize = 4096;
 
+/// The most rules that are counted apart.
+pub const RULES_MAX: usize = 4096;
+
 /// Upper bounds of the duration buckets, in nanoseconds. One more bucket holds what is longer.
 pub const DURATION_BOUNDS: [u64; 16] = [
     1_000,
@@ -131,6 +134,7 @@ pub struct Worker {
     protocol: Protocol,
     checks: Box<[[Cell; Outcome::ALL.len()]]>,
     limits: Box<[LimitCells]>,
+    rules: Box<[Cell]>,
     durations: [Cell; DURATION_BOUNDS.len() + 1],
     /// Sum of the durations in nanoseconds.
     pub duration_sum: Cell,
@@ -153,6 +157,7 @@ impl Worker {
             protocol,
             checks: (0..APIS_MAX).map(|_| Default::default()).collect(),
             limits: (0..LIMITS_MAX).map(|_| LimitCells::default()).collect(),
+            rules: (0..RULES_MAX).map(|_| Cell::default()).collect(),
             durations: Default::default(),
             duration_sum: Cell::default(),
             requests: Cell::default(),
@@ -171,6 +176,12 @@ impl Worker {
     #[inline]
     pub fn limit(&self, limit: u16) -> &LimitCells {
         &self.limits[usize::from(limit).min(LIMITS_MAX - 1)]
+    }
+
+    /// Checks that a rule answered, by its number.
+    #[inline]
+    pub fn rule(&self, rule: u16) -> &Cell {
+        &self.rules[usize::from(rule).min(RULES_MAX - 1)]
     }
 
     /// Counts `requests` that took `nanos` together, each as long as the whole batch: that is how

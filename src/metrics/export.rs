@@ -32,6 +32,8 @@ pub struct Figures {
     pub apis: Vec<ApiFigures>,
     /// Of each limit, each window by itself, inline ones included as one.
     pub limits: Vec<LimitFigures>,
+    /// Of each rule.
+    pub rules: Vec<RuleFigures>,
     /// Of each protocol.
     pub protocols: Vec<ProtocolFigures>,
     /// The most counters.
@@ -115,6 +117,19 @@ pub struct LimitFigures {
     pub keys: u64,
 }
 
+/// Counts of one rule.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RuleFigures {
+    /// Name of its API.
+    pub api: String,
+    /// `deny` or `bypass`.
+    pub effect: &'static str,
+    /// Its code, or its place in the list if it has none.
+    pub rule: String,
+    /// Checks that it answered.
+    pub checks: u64,
+}
+
 /// Counts of one protocol.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ProtocolFigures {
@@ -164,6 +179,10 @@ const UNAVAILABLE: Metric = counter(
 const DECISIONS: Metric = counter(
     "tollkeeper_decisions_total",
     "Checks of each limit that applied, by whether they fitted it.",
+);
+const RULES: Metric = counter(
+    "tollkeeper_rules_total",
+    "Checks that a rule answered before any limit, by what it does: deny, bypass.",
 );
 const UNITS: Metric = counter("tollkeeper_units_total", "Units charged on each limit.");
 const KEYS: Metric =
@@ -291,6 +310,10 @@ pub fn render(figures: &Figures) -> String {
         }
     }
     page.each(&UNITS, limits, |row| (row.labels(), row.units));
+    page.begin(&RULES);
+    for RuleFigures { api, effect, rule, checks } in &figures.rules {
+        page.line(&RULES, &[("api", api), ("effect", effect), ("rule", rule)], checks);
+    }
     page.each(&KEYS, limits, |row| (row.labels(), row.keys));
     page.single(&KEYS_MAX, figures.keys_max);
     page.single(&TABLE_BYTES, figures.table_bytes);
@@ -472,6 +495,12 @@ mod tests {
         Figures {
             apis: vec![api],
             limits: vec![LimitFigures { api: "a".into(), limit, deny: 7, ..Default::default() }],
+            rules: vec![RuleFigures {
+                api: "a".into(),
+                effect: "deny",
+                rule: "#1".into(),
+                checks: 4,
+            }],
             protocols: vec![admin],
             policy_origin: "odd \"name\"\n\\x".into(),
             build_version: "1.2.3",
@@ -489,6 +518,7 @@ mod tests {
             "tollkeeper_checks_total{api=\"a\",decision=\"error\"} 0",
             "tollkeeper_unmatched_total{api=\"a\"} 2",
             "tollkeeper_decisions_total{api=\"a\",limit=\"x.minute\",outcome=\"deny\"} 7",
+            "tollkeeper_rules_total{api=\"a\",effect=\"deny\",rule=\"#1\"} 4",
             "tollkeeper_keys{api=\"a\",limit=\"x.minute\"} 0",
             "tollkeeper_build_info{version=\"1.2.3\"} 1",
             "tollkeeper_snapshot_age_seconds 2.5",

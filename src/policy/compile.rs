@@ -193,6 +193,7 @@ impl<'a> Compiler<'a> {
             self.errors.push(ErrorCode::Maximum, text.name.span, message);
         }
         let mut rules = Vec::new();
+        let (mut denying, mut bypassing) = (0, 0);
         for rule in text.rules.iter().take(RULES_MAX) {
             let when = self.read_matches(&rule.when);
             let unless = self.read_matches(&rule.unless);
@@ -200,10 +201,17 @@ impl<'a> Compiler<'a> {
                 self.note_denied_tiers(&rule.when);
             }
             self.rule_matchers.push((Some(when).filter(|_| !rule.when.is_empty()), unless));
+            let (effect, place) = match rule.denies {
+                true => (RuleEffect::Deny, &mut denying),
+                false => (RuleEffect::Bypass, &mut bypassing),
+            };
+            *place += 1;
             rules.push(Rule {
-                effect: if rule.denies { RuleEffect::Deny } else { RuleEffect::Bypass },
+                effect,
                 status: rule.status,
                 code: rule.code.as_ref().map_or("", |code| &code.value).into(),
+                place: *place,
+                number: 0,
             });
         }
         self.rules = rules.into();

@@ -31,62 +31,8 @@ fn every_example_passes_its_tests_and_all_of_them_make_one_policy() {
     assert_eq!(all.apis().count(), EXAMPLES.len());
 }
 
-/// Spans of the cookbook that are no policy: words of a page, a command, a row of a table.
-const NO_POLICY: [&str; 4] =
-    ["override set", "X-RateLimit-Type: minute", "daily", "enterprise = \"unlimited\""];
-
-/// Whether these lines make a policy: each either of its API or of its limit, and with a kind or
-/// tiers added where none of them says which.
-fn makes_a_policy(lines: &[&str]) -> bool {
-    let compiles = |api: &str, limit: &[&str]| {
-        let limit: Vec<&str> = limit.iter().copied().filter(|part| !part.is_empty()).collect();
-        let text = format!(
-            "schema = 1\n[api.a]\nclass.c = ['POST /a', 'POST /b']\n{api}\n\
-             [api.a.limit]\nl = {{ on = 'c', {} }}\n",
-            limit.join(", ")
-        );
-        Policy::compile(&[Source { name: "row", text: &text }], &Seed::new([7; 16])).is_ok()
-    };
-    let has = |what: &str| lines.iter().any(|line| line.split(", ").any(|it| it.starts_with(what)));
-    // A cap has no key.
-    let per = if has("per") || has("cap") { "" } else { "per = ['user']" };
-    (0..1_u32 << lines.len()).any(|places| {
-        let of = |side| {
-            let is = move |(place, _): &(usize, &&str)| places >> place & 1 == side;
-            lines.iter().enumerate().filter(is).map(|(_, line)| *line).collect::<Vec<_>>()
-        };
-        ["", "tiers = ['free', 'pro']"].iter().any(|tiers| {
-            ["", "bucket = '9/min'", "fixed = '9/min, 99/day'"].iter().any(|kind| {
-                let api = format!("{tiers}\n{}", of(1).join("\n"));
-                compiles(&api, &[&[per, kind][..], &of(0)].concat())
-            })
-        })
-    })
-}
-
-#[test]
-fn every_row_of_the_cookbook_compiles() {
-    let reference = include_str!("LANGUAGE.md");
-    let (_, cookbook) = reference.split_once("## Cookbook").unwrap();
-    let rows = cookbook.lines().skip_while(|line| !line.starts_with("| ---")).skip(1);
-    let (mut compiled, mut wrong) = (0, Vec::new());
-    for row in rows.take_while(|line| line.starts_with('|')) {
-        let (_, write) = row.trim_matches('|').split_once('|').unwrap();
-        let spans: Vec<&str> = write.split('`').skip(1).step_by(2).collect();
-        let lines: Vec<&str> = spans.into_iter().filter(|span| !NO_POLICY.contains(span)).collect();
-        // Of a row that offers several, each has to do.
-        let each = || lines.iter().all(|line| makes_a_policy(&[line]));
-        if !makes_a_policy(&lines) && !each() {
-            wrong.push(row);
-        }
-        compiled += lines.len();
-    }
-    assert!(wrong.is_empty() && compiled > 25, "{compiled} lines, of these rows none: {wrong:#?}");
-    assert!(!makes_a_policy(&["bucket = \"60\""]) && !makes_a_policy(&["unknown = 1"]));
-}
-
 /// Where the whole numbers of a policy stand, its comments left out: not those within names.
-fn numbers(text: &str) -> Vec<core::ops::Range<usize>> {
+pub(super) fn numbers(text: &str) -> Vec<core::ops::Range<usize>> {
     let bytes = text.as_bytes();
     let within_name = |at: usize| {
         let before = at.checked_sub(1).map(|before| bytes[before]);

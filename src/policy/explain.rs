@@ -1,5 +1,5 @@
 //! Why a request is charged as it is: each limit of a handle, whether it applies, and by which key
-//! and numbers. And what one subject has used of every limit. Both read what resolving reads.
+//! and numbers. It reads what resolving reads.
 
 use core::fmt;
 
@@ -8,8 +8,6 @@ use crate::engine::time::UtcTime;
 
 use super::facts::Facts;
 use super::handle::{Handle, Limit, Mode};
-use super::key::Part;
-use super::maxima::OVERRIDE_COUNTERS_MAX;
 use super::overrides::Override;
 use super::resolve::{Context, Found, Memo, Request, ResolveError, Scratch, Wrong};
 
@@ -75,21 +73,6 @@ impl fmt::Display for Taken {
     }
 }
 
-/// What one subject can have used of a limit.
-#[derive(Clone, Debug)]
-pub struct Use {
-    /// Index in [`Handle::limits`].
-    pub limit: u16,
-    /// The route or class whose counter or number it is, where there are several.
-    pub place: Option<String>,
-    /// What makes its key, by the names in `per`.
-    pub key: Vec<(String, String)>,
-    /// What it would be charged, with a cost of 0; else why that cannot be told.
-    pub charge: Result<Charge, String>,
-    /// What overrides it for this key.
-    pub overridden: Option<Override>,
-}
-
 impl Handle {
     /// Explains a request.
     ///
@@ -138,59 +121,8 @@ impl Handle {
         })
     }
 
-    /// What the subject of these attributes can have used of every limit of an API's own handle,
-    /// with its account and tier.
-    pub fn usage(
-        &self,
-        request: &Request<'_>,
-        context: &Context<'_>,
-        scratch: &mut Scratch,
-    ) -> (Vec<Use>, Explanation) {
-        let costs = vec![0; self.meters.len()];
-        let request = Request { values: request.values, costs: &costs };
-        let Scratch { matched, calendars, .. } = scratch;
-        let words = self.router.as_ref().map_or(0, super::route::Router::words);
-        let subject = self.subject_facts(&request, context);
-        let mut uses = Vec::new();
-        for (index, limit) in self.limits.iter().enumerate() {
-            for place in limit.places() {
-                if uses.len() >= OVERRIDE_COUNTERS_MAX {
-                    break;
-                }
-                matched.clear();
-                matched.resize(words, if place.is_none() { u64::MAX } else { 0 });
-                if let Some((set, _)) = &place {
-                    matched[usize::from(*set / 64)] |= 1 << (*set % 64);
-                }
-                let facts = Facts { matched, ..subject };
-                if !limit.may_be_for(&facts, words) {
-                    continue;
-                }
-                let charge = match limit.charge(&facts, context, &mut Memo::new(calendars)) {
-                    _ if limit.per.iter().any(|part| part.by_path()) => {
-                        Err("its key holds the path: ask `explain`".to_owned())
-                    }
-                    Ok(Some(charge)) => Ok(charge),
-                    Ok(None) if limit.is_off(&facts, context) => Err("off".to_owned()),
-                    Ok(None) => continue,
-                    Err(Wrong::Value((slot, found))) => Err(self.lack(slot, found)),
-                    Err(Wrong::Cost(_)) => Err("the cost is too high".to_owned()),
-                };
-                uses.push(Use {
-                    limit: index as u16,
-                    place: place.map(|(_, name)| name),
-                    key: limit.key_parts(&facts),
-                    charge,
-                    overridden: limit.overridden(&facts, context),
-                });
-            }
-        }
-        let (tier, account) = (subject.tier_name.map(text), subject.account.map(text));
-        (uses, Explanation { rule: None, tier, account, limits: Vec::new() })
-    }
-
     /// What is wrong with the value in a slot, in words.
-    fn lack(&self, slot: u16, found: Found) -> String {
+    pub(super) fn lack(&self, slot: u16, found: Found) -> String {
         let name = self.slots.get(usize::from(slot)).map_or("?", |slot| &*slot.name);
         match found {
             Found::Missing => format!("attribute `{name}` is missing"),
@@ -203,46 +135,25 @@ impl Handle {
 }
 
 impl Limit {
-    fn is_off(&self, facts: &Facts<'_>, context: &Context<'_>) -> bool {
+    pub(super) fn is_off(&self, facts: &Facts<'_>, context: &Context<'_>) -> bool {
         match self.overridden(facts, context).and_then(|found| found.mode) {
             Some(mode) => mode == Mode::Off,
             None => self.mode == Mode::Off,
         }
     }
 
-    fn overridden(&self, facts: &Facts<'_>, context: &Context<'_>) -> Option<Override> {
+    pub(super) fn overridden(&self, facts: &Facts<'_>, context: &Context<'_>) -> Option<Override> {
         let key = self.key(facts)?;
         context.overrides?.find(self.id, key, context.now).copied()
     }
 
-    fn key_parts(&self, facts: &Facts<'_>) -> Vec<(String, String)> {
+    pub(super) fn key_parts(&self, facts: &Facts<'_>) -> Vec<(String, String)> {
         let parts = self.per.iter().zip(&self.per_names);
         let shown = parts.map(|(part, name)| {
             let value = part.value(facts).map_or_else(|_| "?".to_owned(), text);
             (name.to_string(), value)
         });
         shown.collect()
-    }
-
-    /// The routes or classes that its key or its numbers tell apart; one of none if they do not.
-    fn places(&self) -> Vec<Option<(super::route::SetId, String)>> {
-        let sets = self.per.iter().find_map(|part| match part {
-            Part::Set(sets) => Some(sets),
-            _ => None,
-        });
-        match sets {
-            Some(sets) => sets.iter().map(|(set, name)| Some((*set, text(name)))).collect(),
-            None => vec![None],
-        }
-    }
-
-    /// Whether it may be for a request of the subject, whatever its route.
-    fn may_be_for(&self, facts: &Facts<'_>, words: usize) -> bool {
-        let (all, none) = (vec![u64::MAX; words], vec![0; words]);
-        let anywhere = Facts { matched: &all, ..*facts };
-        let nowhere = Facts { matched: &none, ..*facts };
-        self.on.as_ref().is_none_or(|on| on.holds(&anywhere) || on.by_path())
-            && !self.except.holds(&nowhere)
     }
 }
 
@@ -276,7 +187,7 @@ pub fn moment_of(text: &str) -> Option<UtcTime> {
     super::moment::parse_rfc3339(text).or_else(|| super::moment::parse_rfc3339(&midnight))
 }
 
-fn text(bytes: &[u8]) -> String {
+pub(super) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 

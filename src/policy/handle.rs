@@ -88,6 +88,17 @@ pub struct Rule {
     pub status: u16,
     /// What bodies, metrics and people call it; empty if it has no name.
     pub code: Box<str>,
+    /// Its place among the API's rules of its effect, from 1.
+    pub place: u16,
+    /// Its number in counts: see [`RuleNumbers`](super::RuleNumbers).
+    pub number: u16,
+}
+
+impl Rule {
+    /// What people call it: its code, or its place in its list, `#2`, if it has none.
+    pub fn title(&self) -> String {
+        if self.code.is_empty() { format!("#{}", self.place) } else { self.code.to_string() }
+    }
 }
 
 /// What a rule does with the requests that it is for.
@@ -97,6 +108,16 @@ pub enum RuleEffect {
     Deny,
     /// Lets them pass by all limits.
     Bypass,
+}
+
+impl RuleEffect {
+    /// The word a policy uses for it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Deny => "deny",
+            Self::Bypass => "bypass",
+        }
+    }
 }
 
 /// The limit of a class whose checks are charged on one limit, keyed by one attribute: resolving

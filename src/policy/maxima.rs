@@ -32,6 +32,10 @@ pub const VALUES_MAX: usize = 8192;
 /// Rules of one API that deny or let pass.
 pub const RULES_MAX: usize = 1024;
 
+/// Numbers by which rules are counted, those of policies served before included. Rules that come
+/// after share the last.
+pub const RULE_NUMBERS_MAX: usize = 4096;
+
 /// Identities on record.
 pub const IDENTITIES_MAX: usize = 1 << 20;
 
@@ -90,5 +94,6 @@ const _: () = {
     assert!(KEY_ATTRIBUTES_MAX <= SLOTS_MAX);
     assert!(LIMITS_MAX < u16::MAX as usize);
     assert!(HANDLES_MAX < u16::MAX as usize && HANDLES_MAX <= HANDLE_NUMBERS_MAX);
+    assert!(RULES_MAX <= RULE_NUMBERS_MAX && RULE_NUMBERS_MAX <= u16::MAX as usize);
     assert!(CHARGES_MAX < u16::MAX as usize);
 };

@@ -62,6 +62,8 @@ mod resolve;
 
 mod explain;
 
+mod usage;
+
 mod answer;
 
 mod script;
@@ -77,20 +79,24 @@ pub mod import;
 #[cfg(test)]
 mod examples;
 
+#[cfg(test)]
+mod cookbook;
+
 pub use answer::Rendered;
 pub use by_hand::{ByHand, SetCounter, SetCounters};
 pub use code::ErrorCode;
 pub use diff::{Change, Fate, diff};
 pub(crate) use error::did_you_mean;
 pub use error::{LoadError, LoadErrors};
-pub use explain::{Explained, Explanation, Taken, Use, moment_of, moment_text};
+pub use explain::{Explained, Explanation, Taken, moment_of, moment_text};
 pub use handle::{Handle, Limit, Mode, One, Rule, RuleEffect, Slot, SlotUse, Unavailable};
-pub use numbers::{Numbered, Numbers, RunOut};
+pub use numbers::{Numbered, Numbers, RuleNumbers, RunOut};
 pub use overrides::{Override, OverrideRecord, OverrideText, Overrides};
 pub use resolve::{Context, Found, Part, Request, ResolveError, Resolved, Scratch};
 pub use script::{Failure, Test, TestOutcome, TestReport, render_report};
 pub(crate) use structured::window_secs;
 pub use subject::{Account, Identities, Identity, TooMany};
+pub use usage::{Unknown, Usage, Use};
 
 use crate::engine::command::LimitId;
 use crate::engine::key::Seed;
@@ -102,6 +108,11 @@ use crate::engine::quota::Kind;
 /// What is wrong with the text, for people.
 pub(crate) fn span(text: &str) -> Result<crate::engine::time::Nanos, String> {
     quota_text::span(text).map_err(|error| error.message)
+}
+
+/// A quota as a limit's text could say it: `1/s burst 120`, a bucket's rate in lowest terms.
+pub(crate) fn quota_written(quota: &crate::engine::quota::Quota) -> String {
+    quota_text::written(quota)
 }
 
 /// One text of a policy.

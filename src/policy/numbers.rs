@@ -4,12 +4,14 @@
 
 use core::fmt;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use crate::engine::command::LimitId;
 use crate::engine::quota::Kind;
 
 use super::Policy;
-use super::maxima::{HANDLE_NUMBERS_MAX, LIMITS_MAX};
+use super::handle::Rule;
+use super::maxima::{HANDLE_NUMBERS_MAX, LIMITS_MAX, RULE_NUMBERS_MAX};
 
 /// Which name has which number. Numbers are given in the order in which names first occur, and
 /// never taken back.
@@ -90,6 +92,37 @@ impl Numbers {
     /// of itself and of its window. In no order.
     pub fn limits(&self) -> impl Iterator<Item = (LimitId, Kind, &[Box<str>; 3])> {
         self.limits.iter().map(|(names, (number, kind))| (LimitId(*number), *kind, names))
+    }
+}
+
+/// Numbers by which one process counts rules. Nobody else knows them, so that nodes of a cluster may
+/// differ in them, and a policy is never refused for want of one.
+#[derive(Clone, Debug, Default)]
+pub struct RuleNumbers(HashMap<(Box<str>, &'static str, String), u16>);
+
+impl RuleNumbers {
+    /// Gives every rule the number that an API's rule of its effect and name had before, and new
+    /// ones new numbers; once they are used up, the last. Rules without a code go by their places.
+    pub fn assign(&mut self, policy: &mut Policy) {
+        let mut of_apis: HashMap<Box<str>, Arc<[Rule]>> = HashMap::new();
+        for handle in policy.handles.iter_mut().filter(|handle| !handle.rules.is_empty()) {
+            let rules = of_apis.entry(handle.api.clone()).or_insert_with(|| {
+                let numbered =
+                    |rule: &Rule| Rule { number: self.of(&handle.api, rule), ..rule.clone() };
+                handle.rules.iter().map(numbered).collect()
+            });
+            handle.rules = Arc::clone(rules);
+        }
+    }
+
+    fn of(&mut self, api: &str, rule: &Rule) -> u16 {
+        let next = self.0.len();
+        let name = (Box::from(api), rule.effect.name(), rule.title());
+        match self.0.get(&name) {
+            Some(number) => *number,
+            None if next + 1 < RULE_NUMBERS_MAX => *self.0.entry(name).or_insert(next as u16),
+            None => (RULE_NUMBERS_MAX - 1) as u16,
+        }
     }
 }
 
@@ -176,6 +209,43 @@ mod tests {
             .collect();
         all.sort();
         assert_eq!(all, [(1, Kind::Level, ["m", "l", ""]), (2, Kind::Level, ["m", "k", ""])]);
+    }
+
+    #[test]
+    fn a_rule_keeps_its_number_by_its_code_else_by_its_place() {
+        let numbered = |numbers: &mut RuleNumbers, rules: &str| -> Vec<(String, u16)> {
+            let mut policy = policy(&format!(
+                "[api.m]\nclass.c = ['/c']\n{rules}\n[api.m.limit]\nl = {{ bucket = '1/s' }}\n"
+            ));
+            numbers.assign(&mut policy);
+            let of = |class| policy.handle_of("m", class).unwrap().rules().to_vec();
+            assert_eq!(of(None), of(Some("c")));
+            let of = of(None).into_iter();
+            of.map(|rule| (format!("{} {}", rule.effect.name(), rule.title()), rule.number))
+                .collect()
+        };
+        let mut numbers = RuleNumbers::default();
+        let first = "deny = [{ when = '/a', code = 'a' }, { when = '/b' }]\n\
+                     bypass = [{ when = '/d', code = 'a' }]";
+        assert_eq!(
+            numbered(&mut numbers, first),
+            [("deny a".into(), 0), ("deny #2".into(), 1), ("bypass a".into(), 2)]
+        );
+        let second =
+            "deny = [{ when = '/x', code = 'x' }, { when = '/y' }, { when = '/a', code = 'a' }]";
+        assert_eq!(
+            numbered(&mut numbers, second),
+            [("deny x".into(), 3), ("deny #2".into(), 1), ("deny a".into(), 0)]
+        );
+        for round in 0..5 {
+            let rule = |at| format!("{{ when = '/r', code = 'r{round}_{at}' }}");
+            let rules: Vec<String> = (0..1000).map(rule).collect();
+            let found = numbered(&mut numbers, &format!("deny = [{}]", rules.join(", ")));
+            let last = (RULE_NUMBERS_MAX - 1) as u16;
+            assert!(found.iter().all(|(_, number)| *number <= last));
+            assert_eq!(found[999].1 == last, round == 4, "{:?}", found[999]);
+        }
+        assert_eq!(numbered(&mut numbers, first)[0].1, 0);
     }
 
     #[test]

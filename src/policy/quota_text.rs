@@ -307,6 +307,32 @@ impl QuotaTerms {
     }
 }
 
+/// A quota as a limit's text could say it: `1/s burst 120`, a bucket's rate in lowest terms.
+pub(super) fn written(quota: &Quota) -> String {
+    let rate = |units, window: Nanos| {
+        let unit = UNITS.iter().rposition(|(_, of, _)| window.get().is_multiple_of(*of));
+        let unit = unit.unwrap_or_default();
+        Rate { units, count: window.get() / UNITS[unit].1, unit }
+    };
+    match quota {
+        Quota::Bucket(bucket) => {
+            let (units, window) = bucket.rate();
+            format!("{} burst {}", rate(units, window), bucket.burst())
+        }
+        Quota::Sliding(sliding) => rate(sliding.units(), sliding.window()).to_string(),
+        Quota::Fixed(fixed) => rate(fixed.units(), fixed.window()).to_string(),
+        Quota::Calendar(calendar) => {
+            CalendarRate { units: calendar.units(), period: calendar.period() }.to_string()
+        }
+        Quota::Concurrent(_) | Quota::Level(_) | Quota::Cap(_) | Quota::Unlimited(_) => {
+            match quota.limit() {
+                UNLIMITED => "unlimited".to_owned(),
+                units => units.to_string(),
+            }
+        }
+    }
+}
+
 /// A calendar window's quota without its boundaries, which depend on the moment.
 pub(super) fn calendar_quota(units: u64, period: Period) -> Result<Quota, QuotaError> {
     Quota::calendar(units, period, Boundaries { opens_at: 0, ends_at: 1, next_ends_at: 2 })
@@ -547,6 +573,26 @@ mod tests {
             QuotaText::Windows(windows) => Ok(windows),
             QuotaText::Unlimited => Ok(Vec::new()),
         }
+    }
+
+    #[test]
+    fn a_quota_is_written_as_it_is_read() {
+        for (kind, text) in [
+            (Kind::Bucket, "1/s burst 120"),
+            (Kind::Bucket, "7/5min burst 10"),
+            (Kind::Bucket, "1/1500ms burst 1"),
+            (Kind::Sliding, "60/min"),
+            (Kind::Sliding, "7/90min"),
+            (Kind::Fixed, "unlimited/day"),
+            (Kind::Fixed, "5/week"),
+            (Kind::Calendar, "500/month"),
+            (Kind::Concurrent, "10"),
+            (Kind::Level, "25000"),
+            (Kind::Cap, "20"),
+        ] {
+            assert_eq!(written(&windows(kind, text).unwrap()[0].quota), text);
+        }
+        assert_eq!(written(&Quota::Unlimited(Kind::Bucket)), "unlimited");
     }
 
     fn bucket(text: &str) -> Result<Quota, QuotaTextError> {

@@ -465,6 +465,21 @@ impl Router {
         self.walk(0, rest, method.map(|index| index as u16), matched);
     }
 
+    /// As [`Router::matches`], for one method, or for each that makes a difference if it is empty.
+    pub(super) fn matches_of(&self, method: &[u8], path: &[u8]) -> Vec<Vec<u64>> {
+        let any = self.methods.iter().map(|method| &**method).chain([&b""[..]]);
+        let methods: Vec<&[u8]> = if method.is_empty() { any.collect() } else { vec![method] };
+        let mut found = Vec::new();
+        for method in methods {
+            let mut matched = Vec::new();
+            self.matches(method, path, &mut matched);
+            if !found.contains(&matched) {
+                found.push(matched);
+            }
+        }
+        found
+    }
+
     /// Goes down every branch that fits `rest`. Depth is at most `ROUTE_SEGMENTS_MAX`.
     fn walk(&self, node: u32, rest: Option<&[u8]>, method: Option<u16>, matched: &mut [u64]) {
         let node = &self.nodes[node as usize];

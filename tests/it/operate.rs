@@ -353,6 +353,43 @@ fn explain_and_usage_charge_nothing() {
     );
 }
 
+/// A counter by path is found where the path is said; where not, the limit says what it needs.
+#[test]
+fn usage_shows_counters_by_path_or_says_what_they_need() {
+    let text = "schema = 1
+[api.shop.limit]
+item = { on = \"/orders/:id\", per = [\"user\", \":id\"], fixed = \"10/day\" }
+verb = { per = [\"user\", \"method\"], fixed = \"20/day\" }
+";
+    let (_directory, _path, daemon) = serve("usage-by-path", text);
+    assert_eq!(daemon.ask(&["check", "shop", "POST /orders/7", "user=u", "--count", "3"]).code, 0);
+    let usage = |words: &[&str]| {
+        let told = daemon.tell(&[&["usage", "shop", "user=u"], words, &["--json"]].concat());
+        assert_eq!(told.code, 0, "{told:?}");
+        told.json().remove(0)
+    };
+    let of = |report: &Value, name: &str| {
+        let limits = report["limits"].as_array().unwrap();
+        limits.iter().find(|limit| limit["limit"] == name).unwrap().clone()
+    };
+    let all = usage(&[]);
+    let (item, verb) = (of(&all, "item.day"), of(&all, "verb.day"));
+    assert_eq!((&item["applies"], &item["needs"]), (&json!(false), &json!(["path"])));
+    assert_eq!((&verb["used"], &verb["needs"]), (&Value::Null, &json!(["method"])));
+    let seven = usage(&["method=POST", "path=/orders/7/"]);
+    let (item, verb) = (of(&seven, "item.day"), of(&seven, "verb.day"));
+    assert_eq!(
+        (&item["used"], &item["key"], &item["needs"]),
+        (&json!(3), &json!({"user": "u", ":id": "7"}), &Value::Null)
+    );
+    assert_eq!((&verb["used"], &verb["remaining"]), (&json!(3), &json!(17)));
+    assert_eq!(of(&usage(&["method=GET", "path=/orders/8"]), "item.day")["used"], 0);
+    let words = daemon.tell(&["usage", "shop", "user=u"]);
+    assert!(words.stdout.contains("depends on path: add path=…"), "{words:?}");
+    let wrong = daemon.tell(&["usage", "shop", "user=u", "paht=/x"]);
+    assert!(wrong.code == 2 && wrong.stderr.contains("no limit reads"), "{wrong:?}");
+}
+
 /// Page 001: ten at once; the eleventh is told when to try again, and passes once another
 /// connection has given one back.
 #[test]
@@ -391,6 +428,69 @@ fn a_denial_is_logged_once_a_second_with_what_the_policy_lets_be_logged() {
     let (_, log) = daemon.wait();
     assert!(!log.contains("secret"), "{log}");
     assert!(log.matches("\"denied\"").count() <= 2, "{log}");
+}
+
+/// A rule's line names the rule, a shadow's says that nothing was denied, an inline limit's what
+/// there is; and metrics count rules apart.
+#[test]
+fn rules_shadows_and_inline_limits_are_logged_too() {
+    let text = "schema = 1
+[api.shop]
+log_attrs = [\"tier\"]
+tiers = [\"free\", \"pro\"]
+deny = [{ when = { tier = \"free\" }, code = \"no_free\" }, { when = \"/closed\" }]
+[api.shop.limit]
+trial = { on = \"/trial\", per = [\"user\"], fixed = \"5/day\", mode = \"shadow\" }
+";
+    let directory = Directory::new("denials-of-all");
+    let path = directory.write("shop.toml", text);
+    let daemon = Daemon::start_with(&["--policy", &path, "--resp", "127.0.0.1:0"]);
+    let line = |needle: &str| -> Value {
+        let line = daemon.wait_for_log(needle);
+        serde_json::from_str::<Value>(&line).unwrap()["fields"].clone()
+    };
+    let ask = |words: &[&str]| daemon.ask(&[&["check", "shop"], words].concat()).code;
+    let version = daemon.tell(&["status", "--json"]).json()[0]["policy"]["version"].clone();
+
+    assert_eq!(ask(&["GET /trial", "user=secret", "tier=free", "--count", "100"]), 1);
+    let of = line("no_free");
+    assert_eq!(
+        (&of["message"], &of["api"], &of["rule"]),
+        (&json!("denied"), &json!("shop"), &json!("no_free"))
+    );
+    assert_eq!((&of["attributes"], &of["policy"]), (&json!("tier=\"free\""), &version));
+    assert_eq!(ask(&["GET /closed", "user=secret", "tier=pro"]), 1);
+    let of = line("\"rule\":\"#2\"");
+    assert_eq!((&of["message"], &of["denials"]), (&json!("denied"), &json!(1)));
+
+    assert_eq!(ask(&["GET /trial", "user=secret", "tier=pro", "--count", "5"]), 0);
+    assert_eq!(ask(&["GET /trial", "user=secret", "tier=pro"]), 0);
+    let of = line("trial.day");
+    let message = of["message"].as_str().unwrap();
+    assert!(message.starts_with("not denied: "), "{of}");
+    assert_eq!((&of["would_deny"], &of["denials"]), (&json!(1), &Value::Null));
+    assert_eq!(of["attributes"], "tier=\"pro\"");
+
+    let (_, resp) = daemon.ready.split_once(" · resp ").unwrap();
+    let mut redis = TcpStream::connect(resp.split_whitespace().next().unwrap()).unwrap();
+    redis.write_all(b"CL.THROTTLE secret 1 3 60\r\n".repeat(3).as_slice()).unwrap();
+    let of = line("\"quota\"");
+    assert_eq!(
+        (&of["message"], &of["limit"], &of["kind"], &of["quota"], &of["cost"]),
+        (&json!("denied"), &json!("inline"), &json!("bucket"), &json!("1/20s burst 2"), &json!(1))
+    );
+    assert!(of["policy"].is_null(), "{of}");
+
+    let metrics = get(&daemon, "/metrics");
+    for (rule, checks) in [("no_free", 100), ("#2", 1)] {
+        let line = format!(
+            "tollkeeper_rules_total{{api=\"shop\",effect=\"deny\",rule=\"{rule}\"}} {checks}\n"
+        );
+        assert!(metrics.contains(&line), "{line} is not in {metrics}");
+    }
+    daemon.terminate();
+    let (_, log) = daemon.wait();
+    assert!(!log.contains("secret"), "{log}");
 }
 
 #[test]

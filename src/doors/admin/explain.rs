@@ -7,11 +7,11 @@ use serde_json::{Map, Value};
 use crate::doors::asked::{Bad, Placed};
 use crate::doors::report::{finite, version_text};
 use crate::doors::{Desk, Loaded};
-use crate::engine::command::{CHARGES_MAX, Charge, Effect};
+use crate::engine::command::{CHARGES_MAX, Charge};
 use crate::engine::decision::{Reading, Retry, Verdict};
 use crate::engine::table::{Pinned, Stamp};
 use crate::engine::time::{Nanos, Now};
-use crate::policy::{Explained, Handle, Limit, Request, RuleEffect, Scratch, Taken};
+use crate::policy::{Explained, Limit, Override, RuleEffect, Scratch, Taken};
 
 /// A request, explained.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -20,7 +20,8 @@ pub struct ExplainReport {
     pub api: String,
     /// `allow` or `deny`; absent if no decision could be had.
     pub decision: Option<String>,
-    /// The rule that answers it before any limit: `deny` or `bypass`, and its code.
+    /// The rule that answers it before any limit: `deny` or `bypass`, and its code, or its place
+    /// in that list (`deny #2`) if it has none.
     pub rule: Option<String>,
     /// The customer's tier.
     pub tier: Option<String>,
@@ -62,6 +63,10 @@ pub struct LimitState {
     pub binds: bool,
     /// Why it is charged, or why not.
     pub why: String,
+    /// What else would have to be said for a subject's counter to be told: attributes, `method`,
+    /// `path`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub needs: Vec<String>,
     /// The route or class whose counter it is, where a subject has several.
     pub place: Option<String>,
     /// What makes its key.
@@ -86,17 +91,20 @@ pub struct LimitState {
     pub overridden: Option<String>,
 }
 
-/// Explains a placed request.
-pub(super) fn explain<F: FnMut() -> Now>(
-    desk: &mut Desk,
-    loaded: &Loaded,
-    pinned: &Pinned<'_>,
-    placed: &Placed<'_>,
-    stamp: &mut Stamp<F>,
-) -> Result<ExplainReport, Bad> {
-    let handle = placed.handle;
-    let request = Request { values: &placed.values, costs: &placed.costs };
-    let context = loaded.context(stamp.now().utc);
+/// A look at counters by what was asked, at one moment.
+pub(super) struct Look<'a> {
+    pub(super) desk: &'a mut Desk,
+    pub(super) loaded: &'a Loaded,
+    pub(super) pinned: &'a Pinned<'a>,
+    pub(super) placed: &'a Placed<'a>,
+    pub(super) now: Now,
+}
+
+/// Explains a request.
+pub(super) fn explain(look: Look<'_>) -> Result<ExplainReport, Bad> {
+    let Look { desk, loaded, pinned, placed, now } = look;
+    let (handle, request) = (placed.handle, placed.request());
+    let context = loaded.context(now.utc);
     let explained = handle
         .explain(&request, &context, &mut Scratch::default())
         .map_err(|error| Bad::new("BAD_ATTRIBUTE", error.describe(handle).to_string()))?;
@@ -111,7 +119,7 @@ pub(super) fn explain<F: FnMut() -> Now>(
         .limits
         .iter()
         .any(|limit| matches!(limit.part, Taken::Lacks(_) | Taken::TooCostly));
-    let peeked = pinned.peek(&charges, stamp, &mut desk.readings);
+    let peeked = pinned.peek(&charges, &mut Stamp::new(|| now), &mut desk.readings);
     let decision = match (rule.map(|rule| rule.effect), &peeked) {
         (Some(RuleEffect::Deny), _) => Some(Verdict::Deny),
         (Some(RuleEffect::Bypass), _) => Some(Verdict::Allow),
@@ -121,21 +129,20 @@ pub(super) fn explain<F: FnMut() -> Now>(
     let binding = peeked.ok().and_then(|decision| decision.binding).filter(|_| rule.is_none());
     let mut readings = desk.readings.iter().enumerate();
     let mut limits = Vec::new();
-    for of in &explained.limits {
+    for of in explained.limits {
         let limit = &handle.limits()[usize::from(of.limit)];
-        let reading = charge_of(of).and_then(|_| readings.next());
-        let mut state = state(limit, of.key.clone(), reading.map(|(_, reading)| reading));
-        state.why = match rule {
-            Some(_) => "not asked: a rule answers first".to_owned(),
-            None => of.part.to_string(),
-        };
-        state.applies = rule.is_none() && reading.is_some();
-        state.binds = binding.is_some() && reading.map(|(place, _)| place) == binding;
-        state.overridden = of.overridden.map(|of| of.describe());
-        if let Some(mode) = of.overridden.and_then(|of| of.mode) {
-            state.mode = mode.name().to_owned();
-        }
-        limits.push(state);
+        let reading = charge_of(&of).and_then(|_| readings.next());
+        let state = state(limit, of.key, of.overridden, reading.map(|(_, reading)| reading));
+        limits.push(LimitState {
+            why: match rule {
+                Some(_) => "not asked: a rule answers first".to_owned(),
+                None => of.part.to_string(),
+            },
+            applies: rule.is_none() && reading.is_some(),
+            binds: binding.is_some() && reading.map(|(place, _)| place) == binding,
+            cost: reading.map(|(_, reading)| reading.cost),
+            ..state
+        });
     }
     Ok(ExplainReport {
         api: handle.api().to_owned(),
@@ -143,13 +150,7 @@ pub(super) fn explain<F: FnMut() -> Now>(
             Verdict::Allow => "allow".to_owned(),
             Verdict::Deny => "deny".to_owned(),
         }),
-        rule: rule.map(|rule| {
-            let effect = match rule.effect {
-                RuleEffect::Deny => "deny",
-                RuleEffect::Bypass => "bypass",
-            };
-            format!("{effect} {}", rule.code).trim_end().to_owned()
-        }),
+        rule: rule.map(|rule| format!("{} {}", rule.effect.name(), rule.title())),
         tier: explained.tier,
         account: explained.account,
         policy_version: version_text(loaded.policy.version()),
@@ -164,47 +165,44 @@ fn charge_of(of: &Explained) -> Option<Charge> {
     }
 }
 
-/// What the subject of these attributes has used.
-pub(super) fn usage<F: FnMut() -> Now>(
-    desk: &mut Desk,
-    loaded: &Loaded,
-    pinned: &Pinned<'_>,
-    handle: &Handle,
-    values: &[Option<&[u8]>],
-    stamp: &mut Stamp<F>,
-) -> UsageReport {
-    let context = loaded.context(stamp.now().utc);
-    let request = Request { values, costs: &[] };
-    let (uses, subject) = handle.usage(&request, &context, &mut Scratch::default());
+/// Says what a subject has used.
+pub(super) fn usage(look: Look<'_>) -> Result<UsageReport, Bad> {
+    let Look { desk, loaded, pinned, placed, now } = look;
+    let handle = placed.handle;
+    let context = loaded.context(now.utc);
+    let usage = handle.usage(&placed.request(), &context, &mut Scratch::default());
     let mut limits = Vec::new();
-    for of in uses {
+    for of in usage.uses {
         let limit = &handle.limits()[usize::from(of.limit)];
         desk.readings.clear();
         if let Ok(charge) = of.charge {
             // A refusal leaves no reading, and the row without numbers.
-            let _ = pinned.peek(&[charge], stamp, &mut desk.readings);
+            let _ = pinned.peek(&[charge], &mut Stamp::new(|| now), &mut desk.readings);
         }
-        let mut state = state(limit, of.key, desk.readings.first());
-        state.applies = of.charge.is_ok();
-        state.why = of.charge.err().unwrap_or_else(|| "may apply".to_owned());
-        state.cost = None;
-        state.place = of.place;
-        state.overridden = of.overridden.map(|of| of.describe());
-        if let Some(mode) = of.overridden.and_then(|of| of.mode) {
-            state.mode = mode.name().to_owned();
-        }
-        limits.push(state);
+        let state = state(limit, of.key, of.overridden, desk.readings.first());
+        let applies = of.charge.is_ok();
+        let (why, needs) = match of.charge {
+            Ok(_) => ("may apply".to_owned(), Vec::new()),
+            Err(unknown) => (unknown.why, unknown.needs),
+        };
+        limits.push(LimitState { applies, why, needs, place: of.place, ..state });
     }
-    UsageReport {
+    Ok(UsageReport {
         api: handle.api().to_owned(),
-        tier: subject.tier,
-        account: subject.account,
+        tier: usage.tier,
+        account: usage.account,
         policy_version: version_text(loaded.policy.version()),
         limits,
-    }
+    })
 }
 
-fn state(limit: &Limit, key: Vec<(String, String)>, reading: Option<&Reading>) -> LimitState {
+/// What both tell of a limit.
+fn state(
+    limit: &Limit,
+    key: Vec<(String, String)>,
+    overridden: Option<Override>,
+    reading: Option<&Reading>,
+) -> LimitState {
     let used = |reading: &Reading| {
         reading.fill.used().or_else(|| Some(finite(reading.limit())? - reading.remaining()))
     };
@@ -214,17 +212,17 @@ fn state(limit: &Limit, key: Vec<(String, String)>, reading: Option<&Reading>) -
         Retry::Never => ("never", None),
         Retry::OnOthers(span) => ("on_others", span),
     });
-    let shadow = reading.is_some_and(|reading| reading.effect == Effect::Shadow);
     LimitState {
         limit: limit.full_name(),
         kind: limit.kind().name().to_owned(),
-        mode: if shadow { "shadow" } else { limit.mode.name() }.to_owned(),
+        mode: overridden.and_then(|of| of.mode).unwrap_or(limit.mode).name().to_owned(),
         applies: false,
         binds: false,
         why: String::new(),
+        needs: Vec::new(),
         place: None,
         key: key.into_iter().map(|(name, value)| (name, Value::String(value))).collect(),
-        cost: reading.map(|reading| reading.cost),
+        cost: None,
         of: reading.and_then(|reading| finite(reading.limit())),
         used: reading.and_then(used),
         remaining: reading.and_then(|reading| finite(reading.remaining())),
@@ -232,6 +230,6 @@ fn state(limit: &Limit, key: Vec<(String, String)>, reading: Option<&Reading>) -
         retry: retry.map(|(word, _)| word.to_owned()),
         retry_after_ns: retry.and_then(|(_, span)| span).map(Nanos::get),
         full_ns: reading.and_then(|reading| reading.full_after()).map(Nanos::get),
-        overridden: None,
+        overridden: overridden.map(|of| of.describe()),
     }
 }

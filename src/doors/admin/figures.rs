@@ -1,14 +1,15 @@
 //! The instance's counts as the figures that are exported.
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::doors::Instance;
 use crate::doors::report::version_text;
+use crate::doors::{Instance, Loaded};
 use crate::engine::command::LimitId;
 use crate::engine::time::UtcTime;
 use crate::metrics::cells::{Outcome, Protocol};
 use crate::metrics::export::{
-    ApiFigures, Figures, INLINE, LimitFigures, ProtocolFigures, SnapshotFigures,
+    ApiFigures, Figures, INLINE, LimitFigures, ProtocolFigures, RuleFigures, SnapshotFigures,
 };
 use crate::metrics::process::Process;
 
@@ -39,6 +40,7 @@ pub(super) fn figures(instance: &Instance, vitals: &Vitals) -> Figures {
     Figures {
         apis: apis.chain([inline_api]).collect(),
         limits: limits.chain([inline]).collect(),
+        rules: rules(instance, &loaded),
         protocols: Protocol::ALL
             .into_iter()
             .map(|protocol| of_protocol(instance, vitals, protocol))
@@ -57,6 +59,21 @@ pub(super) fn figures(instance: &Instance, vitals: &Vitals) -> Figures {
         cluster: instance.steering.get().map(|steering| steering.figures()),
         process: Process::observe(),
     }
+}
+
+/// Rules that share a name share a count, and so are told once.
+fn rules(instance: &Instance, loaded: &Loaded) -> Vec<RuleFigures> {
+    let (mut figures, mut told) = (Vec::new(), HashSet::new());
+    let apis = loaded.policy.handles().iter().filter(|handle| handle.class().is_none());
+    for (handle, rule) in apis.flat_map(|handle| handle.rules().iter().map(move |of| (handle, of)))
+    {
+        let (api, effect, title) = (handle.api(), rule.effect.name(), rule.title());
+        if told.insert((api, effect, title.clone())) {
+            let checks = instance.cells.sum(|worker| worker.rule(rule.number));
+            figures.push(RuleFigures { api: api.to_owned(), effect, rule: title, checks });
+        }
+    }
+    figures
 }
 
 fn of_snapshots(instance: &Instance) -> SnapshotFigures {

@@ -12,7 +12,7 @@
 //! | `POST /v1/policy` | puts a policy in force at all nodes of a cluster |
 //! | `POST /v1/check`, `/v1/peek` | a [`Report`](super::report::Report); 200 whether it allows or denies. A check charges, so it is for those who may change things |
 //! | `POST /v1/explain` | an [`ExplainReport`]: each limit of a request, and why it applies or not |
-//! | `POST /v1/usage` | a [`UsageReport`]: what one subject has used of every limit |
+//! | `POST /v1/usage` | a [`UsageReport`]: what one subject (`api`, `attributes`) has used of every limit; `method` and `path` tell those counters that go by them |
 //! | `GET, POST /v1/overrides`, `POST /v1/overrides/clear` | [`OverrideReport`]s, and changes of them, answered once they are on disk |
 //! | `GET, POST /v1/identities`, `POST /v1/identities/remove` | [`IdentityReport`]s, and changes of them |
 //!

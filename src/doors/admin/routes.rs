@@ -17,12 +17,11 @@ use serde_json::json;
 use tokio::time::timeout;
 
 use crate::doors::answer;
-use crate::doors::asked::{Asked, Bad, Placed};
+use crate::doors::asked::{Asked, Bad};
 use crate::doors::checks;
 use crate::doors::report::ErrorReport;
-use crate::doors::{Desk, Failure, Instance, Intent, Loaded, NotKept, SharedDesk};
+use crate::doors::{Failure, Instance, Intent, NotKept, SharedDesk};
 use crate::engine::group::Undecided;
-use crate::engine::table::{Pinned, Stamp};
 use crate::metrics::cells::Protocol;
 use crate::metrics::export;
 use crate::policy::{ByHand, Identity};
@@ -30,7 +29,7 @@ use crate::policy::{ByHand, Identity};
 use super::access::{Access, Refusal};
 use super::changes::{self, IdentityAsked, OverrideReport, Which};
 use super::cluster::{self, made};
-use super::explain::{explain, usage};
+use super::explain::{Look, explain, usage};
 use super::figures::figures;
 use super::status::Status;
 use super::vitals::Vitals;
@@ -180,19 +179,11 @@ async fn ask(admin: &Admin, request: Request, intent: Intent) -> Result<Response
 }
 
 async fn explain_request(State(admin): Shared, request: Request) -> Result<Response, Refused> {
-    look(&admin, request, Asked::parse, |desk, loaded, pinned, placed, instance| {
-        let mut stamp = Stamp::new(|| instance.clock.now());
-        explain(desk, loaded, pinned, placed, &mut stamp)
-    })
-    .await
+    look(&admin, request, Asked::parse, explain).await
 }
 
 async fn subject_usage(State(admin): Shared, request: Request) -> Result<Response, Refused> {
-    look(&admin, request, Asked::parse_subject, |desk, loaded, pinned, placed, instance| {
-        let mut stamp = Stamp::new(|| instance.clock.now());
-        Ok(usage(desk, loaded, pinned, placed.handle, &placed.values, &mut stamp))
-    })
-    .await
+    look(&admin, request, Asked::parse_subject, usage).await
 }
 
 /// Answers what looks at counters and changes none.
@@ -200,18 +191,18 @@ async fn look<R: Serialize>(
     admin: &Admin,
     request: Request,
     parse: impl FnOnce(&[u8]) -> Result<Asked, Bad>,
-    report: impl FnOnce(&mut Desk, &Loaded, &Pinned<'_>, &Placed<'_>, &Instance) -> Result<R, Bad>,
+    report: impl FnOnce(Look<'_>) -> Result<R, Bad>,
 ) -> Result<Response, Refused> {
     expects_json(request.headers())?;
     let body = read_body(request).await?;
     let asked = parse(&body)?;
-    let instance = &admin.instance;
-    let loaded = instance.policy.load();
-    let placed = asked.place(&loaded.policy)?;
+    let loaded = admin.instance.policy.load();
+    let placed = &asked.place(&loaded.policy)?;
     asked.check_attributes(placed.handle)?;
-    let table = instance.table.load();
-    let pinned = table.pin();
-    let report = admin.desk.with(|desk| report(desk, &loaded, &pinned, &placed, instance))?;
+    let table = admin.instance.table.load();
+    let (pinned, now) = (&table.pin(), admin.instance.clock.now());
+    let loaded = &loaded;
+    let report = admin.desk.with(|desk| report(Look { desk, loaded, pinned, placed, now }))?;
     Ok(json_response(StatusCode::OK, &report))
 }
 

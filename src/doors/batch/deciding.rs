@@ -300,14 +300,13 @@ impl Batch {
                 let api = handle.api_number();
                 match desk.decide(pinned, api, handle, &resolved, intent, stamp) {
                     Ok(Answered::Decided(decision)) => {
-                        if intent.charges()
-                            && let Some(limit) = desk.denial_due(&resolved, &decision)
-                        {
+                        if intent.charges() && desk.has_denials(&decision) {
                             let version = loaded.policy.version();
-                            let shown = self.shown(index, decision.binding);
-                            let asked = shown.map_or(request, |(asked, _)| asked);
-                            self.with_request(asked, |request| {
-                                desk.instance.journal.denied(handle, limit, version, request);
+                            desk.denials_due(handle, &resolved, &decision, |due| {
+                                let asked = self.concerned(index, due).unwrap_or(request);
+                                self.with_request(asked, |request| {
+                                    desk.instance.journal.denied(handle, due, version, request);
+                                });
                             });
                         }
                         self.decided(desk, Some(resolved), decision)

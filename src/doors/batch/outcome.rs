@@ -1,6 +1,6 @@
 //! What became of a batch's items, as its door reads it.
 
-use crate::doors::{Intent, Problem};
+use crate::doors::{Cause, Due, Intent, Problem};
 use crate::engine::decision::{Decision, Reading};
 use crate::engine::quota::QuotaError;
 use crate::engine::time::Nanos;
@@ -56,6 +56,21 @@ pub enum Outcome<'a> {
 }
 
 impl Batch {
+    /// Of an item's requests the one that a denial was of.
+    pub(super) fn concerned(&self, index: usize, due: Due) -> Option<&Asked> {
+        match (&self.room.items.get(index)?.ask, due.cause) {
+            (Ask::Together { parts, .. }, Cause::Rule(_)) => {
+                let by_rule = |part: &&AskedPart| match &part.resolved {
+                    Some(Ok((resolved, _))) => resolved.rule == Some(due.index),
+                    _ => false,
+                };
+                let part = self.room.parts[parts.clone()].iter().find(by_rule)?;
+                Some(&part.request)
+            }
+            _ => self.shown(index, due.place).map(|(asked, _)| asked),
+        }
+    }
+
     /// What became of a request of [`Batch::check_together`], by its place in it.
     pub fn part(&self, index: usize, part: usize) -> PartOutcome<'_> {
         let Some(Item { ask: Ask::Together { parts, .. }, outcome }) = self.room.items.get(index)

@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::clock::Clock;
-use crate::doors::{Desk, Instance, Problem};
+use crate::doors::journal::Cause;
+use crate::doors::{By, Denial, Desk, Event, Instance, Problem};
 use crate::engine::command::{CHARGES_MAX, LimitId};
 use crate::engine::decision::{Refusal, Verdict};
 use crate::engine::key::Seed;
@@ -150,4 +151,142 @@ fn more_charges_than_a_check_may_have_are_refused_before_a_cluster_is_asked() {
         panic!("{problem:?}")
     };
     assert_eq!(*found, CHARGES_MAX + 2);
+}
+
+const TOLD: &str = "schema = 1
+[api.a]
+log_attrs = ['team']
+deny = [{ when = { team = 'banned' }, code = 'banned' }, { when = { team = 'gone' } }]
+bypass = [{ when = { team = 'staff' }, code = 'staff' }]
+[api.a.limit]
+one = { on = '/one', per = ['team'], bucket = '1/min' }
+trial = { on = '/trial', per = ['team'], bucket = '1/min', mode = 'shadow' }
+";
+
+/// What was handed over since this was asked last: names, and what is logged of the request.
+fn told(events: &mut tokio::sync::mpsc::Receiver<Event>) -> Vec<(Cause, String)> {
+    let mut told = Vec::new();
+    while let Ok(event) = events.try_recv() {
+        let Event::Denied(Denial { cause, by }) = event else { panic!("{event:?}") };
+        told.push((
+            cause,
+            match by {
+                By::Policy { api, name, attributes, .. } => format!("{api} {name} {attributes:?}"),
+                By::Inline(reading) => format!("{:?} {}", reading.quota.kind(), reading.cost),
+            },
+        ));
+    }
+    told
+}
+
+/// Each cause is told of once a second, whoever else is; peeks and allowed requests never are.
+#[test]
+fn rules_limits_shadows_and_inline_limits_are_told_of_once_a_second() {
+    let seed = Seed::new([7; 16]);
+    let policy = Policy::compile(&[Source { name: "p", text: TOLD }], &seed).unwrap();
+    let loaded = Loaded::new(policy, "a test".to_owned(), UtcTime::from_nanos(0));
+    let instance = Instance::new(1000, 10, [9; 16], &seed, Clock::start(), loaded).unwrap();
+    let (desk, mut events) = (desk(&instance), instance.journal.take().unwrap());
+    let quota = Quota::bucket(1, Nanos::from_secs(60), 1).unwrap();
+    let key = instance.inline.bucket.key_of_one(b"k");
+    let charge = Charge::new(key, quota, 2, LimitId::INLINE);
+    let ask = |nanos: u64, asked: &[(&str, &str)], intent: Intent| {
+        let mut batch = Batch::new(&desk);
+        let loaded = Arc::clone(batch.loaded());
+        let handle = loaded.policy.handle_of("a", None).unwrap();
+        let team = handle.slot("team").unwrap();
+        for (path, of) in asked {
+            let mut values = vec![None; handle.slots().len()];
+            (values[0], values[1]) = (Some(&b"GET"[..]), Some(path.as_bytes()));
+            values[team] = Some(of.as_bytes());
+            batch.check(handle, &Request { values: &values, costs: &[] }, intent);
+        }
+        batch.inline(&[charge], intent);
+        decide(&mut batch, nanos);
+    };
+    let limit = |of: &str| {
+        let loaded = instance.policy.load();
+        loaded.policy.limits().iter().find(|limit| *limit.name == *of).unwrap().id
+    };
+    let (one, trial) = (Cause::Limit(limit("one")), Cause::Shadow(limit("trial")));
+    let inline = Cause::Limit(LimitId::INLINE);
+    let all = [
+        ("/one", "t"),
+        ("/one", "t"),
+        ("/trial", "t"),
+        ("/trial", "t"),
+        ("/one", "banned"),
+        ("/one", "gone"),
+        ("/one", "staff"),
+        ("/one", "banned"),
+        ("/trial", "t"),
+        ("/one", "u"),
+    ];
+    let first: Vec<(Cause, String)> = vec![
+        (one, "a one [(\"team\", \"t\")]".into()),
+        (trial, "a trial [(\"team\", \"t\")]".into()),
+        (Cause::Rule(0), "a banned [(\"team\", \"banned\")]".into()),
+        (Cause::Rule(1), "a #2 [(\"team\", \"gone\")]".into()),
+        (inline, "Bucket 2".into()),
+    ];
+    ask(1_000_000_000, &all, Intent::Peek);
+    assert_eq!(told(&mut events), []);
+    ask(1_000_000_000, &all, Intent::Charge);
+    assert_eq!(told(&mut events), first);
+    ask(1_999_999_999, &all, Intent::Charge);
+    assert_eq!(told(&mut events), []);
+    ask(2_000_000_000, &all, Intent::Charge);
+    assert_eq!(told(&mut events), first);
+    // What the lines count from.
+    let count = |of: &dyn Fn(&cells::Worker) -> u64| desk.with(|desk| of(&desk.cells));
+    assert_eq!(count(&|worker| worker.rule(0).count()), 6);
+    assert_eq!(count(&|worker| worker.rule(1).count()), 3);
+    assert_eq!(count(&|worker| worker.rule(2).count()), 3);
+    assert_eq!(count(&|worker| worker.limit(limit("trial").0).shadow_deny.count()), 8);
+    assert_eq!(count(&|worker| worker.limit(limit("trial").0).deny.count()), 0);
+}
+
+/// Of requests that are checked together, the line shows the one that was denied.
+#[test]
+fn a_denial_of_several_requests_shows_the_one_that_it_was_of() {
+    let seed = Seed::new([7; 16]);
+    let policy = Policy::compile(&[Source { name: "p", text: TOLD }], &seed).unwrap();
+    let loaded = Loaded::new(policy, "a test".to_owned(), UtcTime::from_nanos(0));
+    let instance = Instance::new(1000, 10, [9; 16], &seed, Clock::start(), loaded).unwrap();
+    let (desk, mut events) = (desk(&instance), instance.journal.take().unwrap());
+    let ask = |nanos: u64, asked: &[(&str, &str)]| {
+        let mut batch = Batch::new(&desk);
+        let loaded = Arc::clone(batch.loaded());
+        let handle = loaded.policy.handle_of("a", None).unwrap();
+        let team = handle.slot("team").unwrap();
+        let values: Vec<Vec<Option<&[u8]>>> = asked
+            .iter()
+            .map(|(path, of)| {
+                let mut values = vec![None; handle.slots().len()];
+                (values[0], values[1]) = (Some(&b"GET"[..]), Some(path.as_bytes()));
+                values[team] = Some(of.as_bytes());
+                values
+            })
+            .collect();
+        let parts: Vec<Part<'_>> = values
+            .iter()
+            .map(|values| Part { request: Request { values, costs: &[] }, limits: None })
+            .collect();
+        batch.check_together(handle, &parts, Intent::Charge);
+        decide(&mut batch, nanos);
+    };
+    let names = |told: Vec<(Cause, String)>| -> Vec<String> {
+        told.into_iter().map(|(_, name)| name).collect()
+    };
+    ask(1_000_000_000, &[("/one", "t"), ("/trial", "u"), ("/one", "banned")]);
+    assert_eq!(names(told(&mut events)), ["a banned [(\"team\", \"banned\")]"]);
+    ask(1_000_000_000, &[("/one", "t"), ("/trial", "u")]);
+    assert_eq!(names(told(&mut events)), [""; 0]);
+    ask(1_000_000_000, &[("/one", "v"), ("/trial", "u")]);
+    assert_eq!(names(told(&mut events)), ["a trial [(\"team\", \"u\")]"]);
+    ask(3_000_000_000, &[("/one", "w"), ("/one", "t"), ("/trial", "u")]);
+    assert_eq!(
+        names(told(&mut events)),
+        ["a one [(\"team\", \"t\")]", "a trial [(\"team\", \"u\")]"]
+    );
 }

@@ -7,7 +7,7 @@ use tollkeeper_protocol::response::{
 use tollkeeper_protocol::status::{Code, Decision as WireDecision, Retry as WireRetry};
 use tollkeeper_protocol::{Envelope, Flags, Message, Op};
 
-use crate::doors::{Answered, Intent};
+use crate::doors::{Answered, Cause, Due, Intent};
 use crate::engine::command::Charge;
 use crate::engine::decision::{Decision, Reading};
 use crate::engine::key::Key;
@@ -48,9 +48,11 @@ impl<F: FnMut() -> Now> Work<'_, '_, F> {
         let Some(reading) = decided else { return false };
         if !reading.fits {
             let journal = &self.desk.instance.journal;
-            if journal.is_denial_due(one.limit, self.stamp.now().time) {
+            let cause = Cause::Limit(one.limit);
+            if journal.is_due(cause, self.stamp.now().time) {
                 let version = self.loaded.policy.version();
-                journal.denied(handle, one.limit_index, version, &policy::Request::default());
+                let due = Due { cause, index: one.limit_index, place: Some(0) };
+                journal.denied(handle, due, version, &policy::Request::default());
             }
         }
         let answer = Terse {
@@ -172,10 +174,8 @@ impl<F: FnMut() -> Now> Work<'_, '_, F> {
         let Of::Handle { ref resolved, .. } = order.of else { return };
         let permit = match answered {
             Answered::Decided(decision) => {
-                if order.intent.charges()
-                    && let Some(index) = self.desk.denial_due(resolved, decision)
-                {
-                    self.tell_of_denial(op, order, index);
+                if order.intent.charges() && self.desk.has_denials(decision) {
+                    self.tell_of_denials(op, order, decision);
                 }
                 self.permit(order, decision)
             }
@@ -210,20 +210,28 @@ impl<F: FnMut() -> Now> Work<'_, '_, F> {
         self.answer_at_length(op, order, answered, (terse, permit), reply);
     }
 
-    /// Hands over a denial to be logged, with what the policy lets be logged of the request.
-    #[cold]
-    fn tell_of_denial(&self, op: Op, order: &Order, index: u16) {
-        let Of::Handle { number, body_at, body_bytes, .. } = order.of else { return };
+    /// Hands over denials to be logged, if it is time to.
+    fn tell_of_denials(&self, op: Op, order: &Order, decision: &Decision) {
+        let Of::Handle { number, ref resolved, .. } = order.of else { return };
         let Some(handle) = self.loaded.policy.handle(number) else { return };
+        self.desk.denials_due(handle, resolved, decision, |due| {
+            self.tell_of_denial(op, order, handle, due);
+        });
+    }
+
+    /// Hands over a denial, with what the policy lets be logged of the request.
+    #[cold]
+    fn tell_of_denial(&self, op: Op, order: &Order, handle: &Handle, due: Due) {
+        let Of::Handle { body_at, body_bytes, .. } = order.of else { return };
         let version = self.loaded.policy.version();
         let journal = &self.desk.instance.journal;
         let message = message_of(self.input, op, order, body_at, body_bytes);
         match Check::decode(&message, request::Intent::Peek) {
             Ok(check) => with_values(&check.values, handle.slots().len(), |values| {
-                journal.denied(handle, index, version, &policy::Request { values, costs: &[] });
+                journal.denied(handle, due, version, &policy::Request { values, costs: &[] });
             }),
             // Of one that was resolved in a shorter way, whose handle logs nothing of it.
-            Err(_) => journal.denied(handle, index, version, &policy::Request::default()),
+            Err(_) => journal.denied(handle, due, version, &policy::Request::default()),
         }
     }
 
