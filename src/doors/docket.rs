@@ -59,6 +59,9 @@ pub struct Docket {
     heard: Option<Result<Performed, Undecided>>,
     next: usize,
     denied: u64,
+    /// Whether there was room for each tied permit that was asked for, in order.
+    let_in: Vec<bool>,
+    next_let_in: usize,
 }
 
 #[derive(Clone, Copy)]
@@ -95,6 +98,8 @@ impl Docket {
             heard: None,
             next: 0,
             denied: 0,
+            let_in: Vec::new(),
+            next_let_in: 0,
         }
     }
 
@@ -184,6 +189,18 @@ impl Docket {
         }
         let count = charges.len() as u16;
         self.collect(Command::Check { charges: count, id }, charges)
+    }
+
+    /// A tied permit is asked for, and there is room for it now or not. Returns whether there was
+    /// when it was collected: permits lapse between the passes, and both must ask for the same.
+    pub(super) fn let_in(&mut self, has_room: bool) -> bool {
+        if self.heard.is_none() {
+            self.let_in.push(has_room);
+            return has_room;
+        }
+        let was_let_in = self.let_in.get(self.next_let_in).copied();
+        self.next_let_in += 1;
+        was_let_in.unwrap_or(false)
     }
 
     /// Anything is asked.

@@ -73,6 +73,11 @@ impl Desk {
         self.docket.is_some()
     }
 
+    /// Whether a tied permit is let in for which there is room now, or not.
+    pub(in crate::doors) fn lets_in(&mut self, has_room: bool) -> bool {
+        self.docket.as_mut().map_or(has_room, |docket| docket.let_in(has_room))
+    }
+
     /// Whether requests are asked again to be told what came of them.
     pub(in crate::doors) fn is_hearing(&self) -> bool {
         self.docket.as_ref().is_some_and(Docket::is_heard)

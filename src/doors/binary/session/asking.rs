@@ -77,10 +77,10 @@ impl<F: FnMut() -> Now> Work<'_, '_, F> {
         let check = Check::decode(message, wanted).map_err(Wrong::Decode)?;
         allowed(message.op)?;
         self.stay(check.no_forward)?;
-        self.tie(check.tied)?;
         let number = check.handle;
         let handle = handle_of(self.loaded, number, check.layout)?;
         let resolved = self.resolve(handle, &check)?;
+        self.tie(check.tied)?;
         let body_at = self.place_of(message.body);
         let body_bytes = message.body.len() as u32;
         let order = Order {
@@ -119,20 +119,18 @@ impl<F: FnMut() -> Now> Work<'_, '_, F> {
         }
     }
 
-    /// Takes room for one more tied permit. If there is none, those that have lapsed make some.
+    /// Takes room for one more tied permit, of a check with which nothing else is wrong. If there is
+    /// none, those that have lapsed make some.
     fn tie(&mut self, tied: bool) -> Result<(), Wrong> {
         if !tied {
             return Ok(());
         }
-        if self.desk.is_hearing() {
-            // It was let in when it was collected.
-            return Ok(());
-        }
         if self.tied.len() + self.tying >= TIED_PERMITS_MAX {
             self.tied.retain(|permit| self.pinned.may_hold(*permit));
-            if self.tied.len() + self.tying >= TIED_PERMITS_MAX {
-                return Err(Wrong::TooManyTied);
-            }
+        }
+        let has_room = self.tied.len() + self.tying < TIED_PERMITS_MAX;
+        if !self.desk.lets_in(has_room) {
+            return Err(Wrong::TooManyTied);
         }
         self.tying += 1;
         Ok(())
@@ -183,7 +181,6 @@ impl<F: FnMut() -> Now> Work<'_, '_, F> {
         };
         allowed(message.op)?;
         self.stay(check.no_forward)?;
-        self.tie(check.tied)?;
         let charges_at = self.desk.charges.len();
         for limit in check.limits {
             let charge =
@@ -191,6 +188,7 @@ impl<F: FnMut() -> Now> Work<'_, '_, F> {
             self.pinned.prefetch(charge.key);
             self.desk.charges.push(charge);
         }
+        self.tie(check.tied)?;
         let count = self.desk.charges.len() - charges_at;
         let order = Order {
             form: check.form,

@@ -7,7 +7,7 @@ use proptest::option;
 use proptest::prelude::*;
 
 use tollkeeper_protocol::codec::{List, Sparse};
-use tollkeeper_protocol::limits::{ANSWER_BYTES_MAX, HEADER_BYTES, TERSE_BYTES};
+use tollkeeper_protocol::limits::{ANSWER_BYTES_MAX, HEADER_BYTES, TERSE_BYTES, TIED_PERMITS_MAX};
 use tollkeeper_protocol::request::{
     Adjust, AdjustInline, BatchRequest, Check, CheckInline, Form, Hello, InlineLimit, InlineQuota,
     Intent, Ping, Prepare, Release, Renew, Reply, Set,
@@ -18,8 +18,11 @@ use tollkeeper_protocol::{Decision, Flags, PermitId, RequestId, Response};
 use super::*;
 use crate::clock::Clock;
 use crate::doors::Instance;
+use crate::engine::command::{Charge, LimitId};
+use crate::engine::group::{Outcome, Outcomes, Performed};
 use crate::engine::key::Seed;
-use crate::engine::time::{Timestamp, UtcTime};
+use crate::engine::quota::Quota;
+use crate::engine::time::{Nanos, Timestamp, UtcTime};
 use crate::policy::{Policy, Source};
 
 /// What one call may append. Each answer keeps to the protocol's maximum, and no more long ones
@@ -32,6 +35,10 @@ const OUT_BYTES_MAX: usize = WRITE_BUFFER_BYTES_MAX
 const BODY_BYTES: usize = 60_000;
 
 fn instance() -> Arc<Instance> {
+    instance_for(1000)
+}
+
+fn instance_for(keys_max: u64) -> Arc<Instance> {
     let seed = Seed::new([7; 16]);
     let body = "x".repeat(BODY_BYTES);
     let text = format!(
@@ -44,7 +51,7 @@ fn instance() -> Arc<Instance> {
     );
     let policy = Policy::compile(&[Source { name: "laws", text: &text }], &seed).unwrap();
     let loaded = Loaded::new(policy, "a test".to_owned(), UtcTime::from_nanos(0));
-    Instance::new(1000, 10, [9; 16], &seed, Clock::start(), loaded).unwrap()
+    Instance::new(keys_max, 10, [9; 16], &seed, Clock::start(), loaded).unwrap()
 }
 
 /// A session with what a worker lends it, at a moment that does not pass.
@@ -586,4 +593,106 @@ fn an_id_that_cannot_be_judged_is_an_error_also_where_limits_fail_open() {
             .collect();
         assert_eq!(again[0], again[1], "{api}");
     }
+}
+
+/// A session with so many tied permits that are held.
+fn with_tied(instance: &Arc<Instance>, permits: usize) -> Side {
+    let mut side = Side::new(instance);
+    side.receive(&hello());
+    side.out.clear();
+    let quota = Quota::concurrent(1 << 20, Nanos::from_secs(3600)).unwrap();
+    let key = instance.inline.concurrent.key_of_one(b"held");
+    let charge = [Charge::new(key, quota, 1, LimitId::INLINE)];
+    let (table, mut readings) = (instance.table.load(), Vec::new());
+    for _ in 0..permits {
+        let decision = table.pin().check(&charge, &mut Stamp::new(moment), &mut readings).unwrap();
+        side.session.tied.push(decision.permit.unwrap().id);
+    }
+    side
+}
+
+fn moment() -> Now {
+    Now {
+        time: Timestamp::from_nanos(5_000_000_000),
+        utc: UtcTime::from_nanos(1_714_752_900_000_000_000),
+    }
+}
+
+fn inline_check(quota: InlineQuota, tied: bool, call: u64, out: &mut Vec<u8>) {
+    let limits = [InlineLimit { cost: 1, quota, key: b"k" }];
+    let check = CheckInline {
+        intent: Intent::Charge,
+        form: Form::NUMBERS,
+        tied,
+        no_forward: false,
+        id: None,
+        deadline_nanos: None,
+        limits: List::from(&limits),
+    };
+    encode(&Request::CheckInline(check), call, out);
+}
+
+const CONCURRENT: InlineQuota = InlineQuota::Concurrent { units: 9, lease_nanos: 60_000_000_000 };
+
+/// Answers in the order of the calls: whether each was allowed, or the code of its error.
+fn allowed_or_code(out: &[u8]) -> Vec<Result<bool, Code>> {
+    let (mut rest, mut answers) = (out, Vec::new());
+    while let Some((frame, bytes)) = next_frame(rest, ANSWER_BYTES_MAX).unwrap() {
+        answers.push(match Response::decode(&frame.message()).unwrap() {
+            Response::Check(answer) => Ok(answer.terse.decision == Decision::Allow),
+            Response::Error(error) => Err(error.code),
+            other => panic!("{other:?}"),
+        });
+        rest = &rest[bytes..];
+    }
+    answers
+}
+
+/// A connection with all its tied permits asked for one more, and then for something else. The pass
+/// that heard let the first in, which the pass that collected had not, and gave it what came of the
+/// second; that one was told that nobody knows, though it was charged.
+#[test]
+fn what_is_not_collected_is_not_heard() {
+    let instance = instance_for(10_000);
+    let mut side = with_tied(&instance, TIED_PERMITS_MAX);
+    let mut input = Vec::new();
+    inline_check(CONCURRENT, true, 1, &mut input);
+    inline_check(InlineQuota::Level { units: 9 }, false, 2, &mut input);
+    let Side { session, desk, buffers, .. } = &mut side;
+    let loaded = instance.policy.load_full();
+    let mut stamp = Stamp::new(moment);
+    let (progress, mut docket) = session.collect(desk, buffers, &loaded, &mut stamp, &input);
+    assert_eq!(progress.consumed, input.len());
+    let table = instance.table.load();
+    let group = docket.group().expect("the second check");
+    assert_eq!(group.commands.len(), 1);
+    let mut readings = Vec::new();
+    let decision = table.pin().check(&group.charges, &mut stamp, &mut readings).unwrap();
+    let decided = Outcome::Decided { decision, readings: 0..readings.len() };
+    let outcomes = Outcomes { now: moment(), list: vec![decided], readings };
+    docket.hear(Some(Ok(Performed { outcomes, index: 1, position: 0 })));
+    // What was held has lapsed meanwhile: there is room now, and it is too late for the first.
+    for permit in &session.tied {
+        table.pin().release(*permit, &mut stamp);
+    }
+    let mut out = Vec::new();
+    session.hear(desk, buffers, (&loaded, docket), &mut stamp, &input, &mut out);
+    assert_eq!(allowed_or_code(&out), [Err(Code::Overloaded), Ok(true)]);
+    assert_eq!(session.tied, [], "those that have lapsed are not kept");
+}
+
+/// Checks that were wrong in themselves took the room of those behind them.
+#[test]
+fn what_is_wrong_takes_no_room_of_tied_permits() {
+    let instance = instance_for(10_000);
+    let mut side = with_tied(&instance, TIED_PERMITS_MAX - 1);
+    let mut input = Vec::new();
+    let wrong = InlineQuota::Concurrent { units: 9, lease_nanos: 1 };
+    inline_check(wrong, true, 1, &mut input);
+    inline_check(CONCURRENT, true, 2, &mut input);
+    inline_check(CONCURRENT, true, 3, &mut input);
+    side.receive(&input);
+    let answers = allowed_or_code(&side.out);
+    assert!(matches!(answers[..], [Err(_), Ok(true), Err(Code::Overloaded)]), "{answers:?}");
+    assert_eq!(side.session.tied.len(), TIED_PERMITS_MAX);
 }
