@@ -121,7 +121,7 @@ pub(super) fn run(
     thread.runtime.spawn(seed_policy(
         Arc::clone(&node),
         Arc::clone(&host),
-        seed_sources(config.policy.as_deref())?,
+        seed_sources(config.policy.as_deref())?.to_change().map_err(StartError::Policy)?,
     ));
     let served = runtime.block_on(serve(config, seed, instance, None, Some(&thread), ends, ready));
     thread.stop();
@@ -196,10 +196,10 @@ fn seed_sources(path: Option<&Path>) -> Result<Sources, StartError> {
 }
 
 /// Puts the first policy into the log, where this node leads and there is none.
-async fn seed_policy(node: Arc<Node>, host: Arc<InstanceHost>, sources: Sources) {
+async fn seed_policy(node: Arc<Node>, host: Arc<InstanceHost>, policy: Bytes) {
     while !host.is_seeded() {
         if node.raft.is_leader() && node.origin.applied().now.time.as_nanos() > 0 {
-            let made = node.origin.change(Bytes::from(sources.to_change())).await;
+            let made = node.origin.change(policy.clone()).await;
             if let Ok(Ok(Err(why))) = made {
                 tracing::error!(why, "the policy does not compile; apply another");
                 return;

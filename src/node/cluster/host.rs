@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{Buf, BufMut, Bytes};
 
+use crate::cluster::entry::CHANGE_BYTES_MAX;
 use crate::cluster::{Audit, Host, Restored};
 use crate::disk::{Beside, Header, Identity, decode_change, encode_change};
 use crate::doors::{Failure, InForce, Instance};
@@ -89,10 +90,18 @@ impl InstanceHost {
 
 impl Sources {
     /// The change that puts them in force.
-    pub(super) fn to_change(&self) -> Vec<u8> {
+    ///
+    /// # Errors
+    /// They are longer than an entry of the log may be; in words.
+    pub(super) fn to_change(&self) -> Result<Bytes, String> {
         let mut out = vec![CHANGE_POLICY];
         self.encode(&mut out);
-        out
+        let found = out.len();
+        if found > CHANGE_BYTES_MAX {
+            let max = CHANGE_BYTES_MAX;
+            return Err(format!("the policy has {found} bytes, a cluster's may have {max}"));
+        }
+        Ok(out.into())
     }
 
     fn encode(&self, out: &mut Vec<u8>) {
@@ -283,5 +292,23 @@ impl Host for InstanceHost {
 
     fn audit(&self) -> Option<&dyn Audit> {
         self.audit.as_deref()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A node whose first policy was longer than an entry of the log asked for it again for ever, and
+    /// said nothing.
+    #[test]
+    fn a_policy_too_long_for_the_log_is_refused_in_words() {
+        let sources = |bytes: usize| {
+            let texts = vec![("p.toml".to_owned(), "#".repeat(bytes))];
+            Sources { origin: "a test".to_owned(), texts }.to_change()
+        };
+        assert!(sources(CHANGE_BYTES_MAX - 100).is_ok());
+        let why = sources(CHANGE_BYTES_MAX).unwrap_err();
+        assert!(why.ends_with("a cluster's may have 819200"), "{why}");
     }
 }

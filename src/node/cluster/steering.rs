@@ -68,8 +68,8 @@ impl Steering {
         Self { node, instance, host, runtime }
     }
 
-    fn change(&self, change: Vec<u8>) -> AwaitedChange {
-        let answer = self.node.origin.change(Bytes::from(change));
+    fn change(&self, change: Bytes) -> AwaitedChange {
+        let answer = self.node.origin.change(change);
         Box::pin(async { answer.await.unwrap_or(Err(Undecided::Unknown)) })
     }
 
@@ -87,11 +87,14 @@ impl doors::Steering for Steering {
     fn by_hand(&self, change: &ByHand) -> AwaitedChange {
         let mut bytes = vec![CHANGE_BY_HAND];
         bytes.extend_from_slice(&encode_change(change));
-        self.change(bytes)
+        self.change(bytes.into())
     }
 
     fn policy(&self, origin: String, texts: Vec<(String, String)>) -> AwaitedChange {
-        self.change(Sources { origin, texts }.to_change())
+        match (Sources { origin, texts }).to_change() {
+            Ok(change) => self.change(change),
+            Err(too_long) => Box::pin(async { Ok(Err(too_long)) }),
+        }
     }
 
     fn figures(&self) -> ClusterFigures {

@@ -185,6 +185,13 @@ fn action(node: &Node, keys: &mut Keys<'_>, errors: &mut Errors) -> Option<Actio
     let release = keys.take("release").and_then(|entry| text(&entry.node, errors)).cloned();
     let adjust = keys.take("adjust").and_then(|entry| text(&entry.node, errors)).cloned();
     let by = keys.take("by");
+    let asks_more = [("cost", cost.is_some()), ("permit", permit.is_some())];
+    for (key, _) in asks_more.into_iter().filter(|(_, given)| *given) {
+        if release.is_some() || adjust.is_some() {
+            let message = format!("`{key}` goes with a request that is sent");
+            errors.push(ErrorCode::Misplaced, node.span, message);
+        }
+    }
     if let Some(release) = release {
         if send.is_some() || adjust.is_some() {
             errors.push(

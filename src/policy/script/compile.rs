@@ -133,8 +133,7 @@ fn compile_step(
     let mut remaining = Vec::new();
     for (limit, amount) in &text.remaining {
         let named = limit_of(limit, handle, errors);
-        let amount = signed(amount, measure_of(limit, handle), errors);
-        remaining.extend(named.zip(amount.map(|(amount, _)| amount)));
+        remaining.extend(named.zip(unsigned(amount, measure_of(limit, handle), errors)));
     }
     let values = values?;
     (errors.len() == before).then(|| Step {
@@ -176,9 +175,20 @@ fn add_cost(
     };
     let default = |index: usize| u64::from(&*handle.meters()[index] == REQUESTS);
     costs.extend((costs.len()..=index).map(default));
-    if let Some((amount, false)) = signed(amount, Measure::of(name), errors) {
+    if let Some(amount) = unsigned(amount, Measure::of(name), errors) {
         costs[index] = amount;
     }
+}
+
+/// An amount that is not negative.
+fn unsigned(node: &Node, measure: Measure, errors: &mut Errors) -> Option<u64> {
+    let (amount, is_negative) = signed(node, measure, errors)?;
+    if is_negative {
+        let message = format!("found -{amount}, allowed is an amount from 0 to 2^53");
+        errors.push(ErrorCode::Type, node.span, message);
+        return None;
+    }
+    Some(amount)
 }
 
 /// An amount, which may be negative where that makes sense: its size, and whether it is.

@@ -152,3 +152,46 @@ steps = [
         ]
     );
 }
+
+/// What a step could not mean was once left out of it, and the test passed by less than it says.
+#[test]
+fn a_test_says_nothing_that_is_not_looked_at() {
+    let policy = POLICY.replace("{day.limit}", "");
+    let found = problems(&format!(
+        r#"{policy}
+[[test]]
+api = "a"
+steps = [
+  {{ send = "POST /x user=1", cost = -5 }},
+  {{ send = "POST /x user=1", remaining = {{ calls = "-5" }} }},
+  {{ release = "p", cost = 2 }},
+  {{ send = "POST /x user=1", adjust = "calls", by = 1, permit = "p" }},
+]
+"#
+    ));
+    assert_eq!(
+        found,
+        [
+            "p.toml:19:3: `cost` goes with a request that is sent",
+            "p.toml:20:3: `permit` goes with a request that is sent",
+        ],
+        "what is misplaced ends the reading"
+    );
+    let found = problems(&format!(
+        r#"{policy}
+[[test]]
+api = "a"
+steps = [
+  {{ send = "POST /x user=1", cost = -5 }},
+  {{ send = "POST /x user=1", remaining = {{ calls = "-5" }} }},
+]
+"#
+    ));
+    assert_eq!(
+        found,
+        [
+            "p.toml:17:37: found -5, allowed is an amount from 0 to 2^53",
+            "p.toml:18:51: found -5, allowed is an amount from 0 to 2^53",
+        ]
+    );
+}

@@ -45,7 +45,7 @@ async fn who_does_not_fit_is_told_why() {
     let other = [8; 16];
     let cases = [
         (Hello { version_min: 3, version_max: 9, ..hello() }, Reason::Version, "3 to 9"),
-        (Hello { version_min: 0, version_max: 0, ..hello() }, Reason::Version, "1 to 1"),
+        (Hello { version_min: 0, version_max: 0, ..hello() }, Reason::Version, "2 to 2"),
         (Hello { cluster: other, ..hello() }, Reason::Cluster, "0808"),
         (Hello { cluster: NO_CLUSTER, ..hello() }, Reason::Cluster, "none"),
         (Hello { name: "prod".to_owned(), ..hello() }, Reason::Name, "\"prod\""),
@@ -64,7 +64,7 @@ async fn who_does_not_fit_is_told_why() {
     assert_eq!(refused, cases.len() as u64);
     let (_stream, frame) = connect(&node, &Hello { version_max: 7, ..hello() }).await;
     let welcome = wire::welcome(&frame.body).unwrap();
-    assert_eq!((welcome.version, welcome.cluster, welcome.from), (1, CLUSTER, 1));
+    assert_eq!((welcome.version, welcome.cluster, welcome.from), (2, CLUSTER, 1));
     node.stop().await;
 }
 
