@@ -191,7 +191,7 @@ steps = [
         found,
         [
             "p.toml:17:37: found -5, allowed is an amount from 0 to 2^53",
-            "p.toml:18:51: found -5, allowed is an amount from 0 to 2^53",
+            "p.toml:18:52: found -5, allowed is an amount from 0 to 2^53",
         ]
     );
 }
