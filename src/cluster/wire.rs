@@ -78,7 +78,7 @@ pub const LINK_BYTES_MAX: usize = 1 << 20;
 pub const CHUNK_BYTES_MAX: usize = 256 << 10;
 /// Longest encoded membership.
 pub const MEMBERSHIP_BYTES_MAX: usize = 64 << 10;
-/// Longest encoded [`SnapshotMeta`].
+/// Longest encoded [`SnapshotMeta`](super::types::SnapshotMeta).
 pub const SNAPSHOT_META_BYTES_MAX: usize = MEMBERSHIP_BYTES_MAX + 128;
 
 macro_rules! kinds {
