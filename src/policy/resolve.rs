@@ -254,7 +254,7 @@ impl Handle {
                 continue;
             }
             match limit.terms(&facts, context, &mut memo) {
-                Ok(Some(terms)) => terms.charge_into(limit, charges),
+                Ok(Some(terms)) => terms.append_to(charges, limit),
                 // Tables leave out this request, which nobody else may know then.
                 Ok(None) if limit.mode != Mode::Off => continue,
                 Ok(None) => {
@@ -305,7 +305,7 @@ impl Handle {
         {
             let error = match limit.terms(&facts, context, &mut memo) {
                 Ok(Some(terms)) => {
-                    terms.charge_into(limit, charges);
+                    terms.append_to(charges, limit);
                     limits.push(*index);
                     continue;
                 }
@@ -553,17 +553,28 @@ struct Terms<'l> {
 }
 
 impl Terms<'_> {
-    /// The charge, moved to its window once it is where it stays: a quota put together on the way
-    /// is read again before its parts are written, for which processors wait.
+    /// The charge, in whichever window the policy has.
     #[inline]
-    fn charge_into(self, limit: &Limit, charges: &mut Vec<Charge>) {
-        let Self { key, quota, cost, effect, window } = self;
-        let (quota, on) = (*quota, limit.charge_on);
-        charges.push(Charge { key, quota, cost, limit: limit.id, effect, on });
-        if let (Some(window), Some(charge)) = (window, charges.last_mut())
-            && let Quota::Calendar(calendar) = &mut charge.quota
-        {
+    fn charge(&self, limit: &Limit) -> Charge {
+        let Self { key, quota, cost, effect, .. } = *self;
+        Charge { key, quota: *quota, cost, limit: limit.id, effect, on: limit.charge_on }
+    }
+
+    /// Moves the charge to its window.
+    #[inline]
+    fn place(&self, charge: &mut Charge) {
+        if let (Some(window), Quota::Calendar(calendar)) = (self.window, &mut charge.quota) {
             calendar.move_to(window);
+        }
+    }
+
+    /// Appends the charge, which is moved once it is where it stays: a quota put together on the
+    /// way is read again before its parts are written, for which processors wait.
+    #[inline]
+    fn append_to(&self, charges: &mut Vec<Charge>, limit: &Limit) {
+        charges.push(self.charge(limit));
+        if let Some(charge) = charges.last_mut() {
+            self.place(charge);
         }
     }
 }
@@ -581,11 +592,10 @@ impl Limit {
         context: &Context<'_>,
         memo: &mut Memo<'_>,
     ) -> Result<Option<Charge>, Wrong> {
-        let mut charges = Vec::new();
-        if let Some(terms) = self.terms(facts, context, memo)? {
-            terms.charge_into(self, &mut charges);
-        }
-        Ok(charges.pop())
+        let Some(terms) = self.terms(facts, context, memo)? else { return Ok(None) };
+        let mut charge = terms.charge(self);
+        terms.place(&mut charge);
+        Ok(Some(charge))
     }
 
     /// What the limit takes of a request to which it applies; `None` if it is off, or if its tables

@@ -55,7 +55,8 @@ impl Pinned<'_> {
     }
 
     /// The common case of [`Pinned::check_one`]: a narrow bucket that [`Pinned::narrow_present`]
-    /// finds. `None` is no answer.
+    /// finds. `None` is no answer. It is what [`Pinned::check_amount`] would say, by itself because
+    /// it stands in every caller: 24 to 65 instructions less of some 530.
     #[inline(always)]
     fn check_bucket(&self, shard: &Shard, charge: &Charge, now: Now) -> Option<Reading> {
         let Quota::Bucket(bucket) = &charge.quota else { return None };
