@@ -1,6 +1,5 @@
 //! What the engine answers.
 
-use core::cmp::Ordering;
 use core::fmt;
 
 use super::command::{Effect, LimitId};
@@ -121,43 +120,53 @@ impl Reading {
 /// Which of `readings` binds. Among equals the first, so callers list limits by name. A shadow
 /// never binds.
 pub fn binding(verdict: Verdict, readings: &[Reading]) -> Option<usize> {
-    let enforced = || {
-        let placed = readings.iter().enumerate();
-        placed.filter(|(_, reading)| reading.effect != Effect::Shadow)
-    };
     match verdict {
-        Verdict::Deny => first_greatest(enforced(), Reading::hardness, Ord::cmp),
+        Verdict::Deny => first_hardest(readings),
         Verdict::Allow => {
             // Each remaining is a division, so it is made once; of one limit there is no question.
-            let share = |reading: &Reading| (reading.remaining(), reading.limit());
             match readings {
                 [reading] => (reading.effect != Effect::Shadow).then_some(0),
-                _ => first_greatest(enforced(), share, |a, b| compare_shares(b, a)),
+                _ => first_least_share(readings),
             }
         }
     }
 }
 
-/// The first of those that no other exceeds.
-fn first_greatest<'r, K>(
-    readings: impl Iterator<Item = (usize, &'r Reading)>,
-    key: impl Fn(&Reading) -> K,
-    compare: impl Fn(&K, &K) -> Ordering,
-) -> Option<usize> {
-    let mut best: Option<(usize, K)> = None;
-    for (index, reading) in readings {
-        let key = key(reading);
-        if best.as_ref().is_none_or(|(_, best)| compare(&key, best) == Ordering::Greater) {
-            best = Some((index, key));
+/// The first enforced one of those that hold the request back the most.
+fn first_hardest(readings: &[Reading]) -> Option<usize> {
+    let mut hardest: Option<(usize, (u8, Nanos))> = None;
+    for (index, reading) in readings.iter().enumerate() {
+        if reading.effect == Effect::Shadow {
+            continue;
+        }
+        let hardness = reading.hardness();
+        if hardest.is_none_or(|(_, known)| hardness > known) {
+            hardest = Some((index, hardness));
         }
     }
-    best.map(|(index, _)| index)
+    hardest.map(|(index, _)| index)
 }
 
-/// Compares remaining shares, each a remaining and a limit, as fractions and without rounding.
-fn compare_shares(a: &(u64, u64), b: &(u64, u64)) -> Ordering {
-    let cross = |x: u64, y: u64| u128::from(x) * u128::from(y);
-    cross(a.0, b.1).cmp(&cross(b.0, a.1))
+/// The first enforced one of those of whose limit the least share remains: as fractions, without
+/// rounding.
+fn first_least_share(readings: &[Reading]) -> Option<usize> {
+    let mut least: Option<(usize, u64, u64)> = None;
+    for (index, reading) in readings.iter().enumerate() {
+        if reading.effect == Effect::Shadow {
+            continue;
+        }
+        let (remaining, limit) = reading.quota.share(&reading.fill);
+        let is_less = match least {
+            None => true,
+            Some((_, least, of)) => {
+                u128::from(remaining) * u128::from(of) < u128::from(least) * u128::from(limit)
+            }
+        };
+        if is_less {
+            least = Some((index, remaining, limit));
+        }
+    }
+    least.map(|(index, ..)| index)
 }
 
 /// Why the engine would not decide. Nothing was charged.

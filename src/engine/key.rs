@@ -86,15 +86,27 @@ pub struct Subject {
 #[derive(Clone, Copy)]
 pub struct LimitSpace {
     subjects: Seed,
-    /// What sets this space's keys apart. As secret as the seed, and as hard to collide.
-    own: Key,
+    own: Own,
+}
+
+/// What sets the keys of one space apart from those of others. As secret as the seed, and as hard to
+/// collide.
+#[derive(Clone, Copy)]
+pub struct Own(Key);
+
+impl Own {
+    /// The key of the subject's counter.
+    #[inline]
+    pub fn key(self, subject: Subject) -> Key {
+        Key { high: subject.high ^ self.0.high, low: subject.low ^ self.0.low }
+    }
 }
 
 impl LimitSpace {
     /// The space of `parts`, each of which counts with its length.
     pub fn derive<'a>(seed: &Seed, parts: impl IntoIterator<Item = &'a [u8]>) -> Self {
         let KeySpace(subjects) = KeySpace::derive(seed, [&b"subject"[..]]);
-        Self { subjects, own: hash(seed, parts) }
+        Self { subjects, own: Own(hash(seed, parts)) }
     }
 
     /// The subject of one value. A space is for one number of attributes, so the value needs no
@@ -115,7 +127,12 @@ impl LimitSpace {
     /// The key of the subject's counter.
     #[inline]
     pub fn key(&self, subject: Subject) -> Key {
-        Key { high: subject.high ^ self.own.high, low: subject.low ^ self.own.low }
+        self.own.key(subject)
+    }
+
+    /// What sets its keys apart.
+    pub fn own(&self) -> Own {
+        self.own
     }
 }
 

@@ -8,7 +8,7 @@ use crate::engine::time::{Nanos, Now, SECOND, UtcTime};
 
 use crate::engine::mutant::{Mutant, planted};
 
-use super::{Cell, Fill, VALUE_BITS};
+use super::{Cell, Fill, VALUE_BITS, Window};
 
 /// What a calendar window is: how long one may be at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -116,8 +116,8 @@ impl Calendar {
     /// thread was ahead, stays in its window. So does one whose window opened a little earlier than
     /// the charge's would have: whoever resolved that charge has other zone data, and the window
     /// lies where the first charge said. (Else nodes of two versions would open it twice.)
-    #[inline]
-    fn fill(&self, opened: u64, used: u64, now: Now) -> Fill {
+    #[inline(always)]
+    fn window(&self, opened: u64, used: u64, now: Now) -> Window {
         let (opens, ends) = self.current(now);
         let stays = (1..OPENINGS_APART).contains(&opens.saturating_sub(opened));
         let (opened, used, ends) = if stays && !planted(Mutant::CalendarOpensTwice) {
@@ -132,7 +132,7 @@ impl Calendar {
             (opened, used, self.resets_at(opened, (opens, ends), now))
         };
         let ends_at = UtcTime::from_nanos(ends.saturating_mul(SECOND));
-        Fill::Window { used, opened, ends_after: ends_at - now.utc }
+        Window { used, opened, ends_after: ends_at - now.utc }
     }
 
     /// The first opening by the charge's windows at which a counter that stays in its own opens
@@ -150,13 +150,13 @@ impl Calendar {
     }
 
     #[inline]
-    pub(super) fn fill_narrow(&self, value: u64, now: Now) -> Fill {
-        self.fill((value >> COUNT_BITS) * 60, value & ((1 << COUNT_BITS) - 1), now)
+    pub(super) fn window_narrow(&self, value: u64, now: Now) -> Window {
+        self.window((value >> COUNT_BITS) * 60, value & ((1 << COUNT_BITS) - 1), now)
     }
 
     pub(super) fn fill_wide(&self, cell: Cell, now: Now) -> Fill {
         let [opened, used, ..] = cell;
-        self.fill(opened, used, now)
+        self.window(opened, used, now).fill()
     }
 
     #[inline]

@@ -9,7 +9,7 @@ use crate::engine::time::{Nanos, Now};
 
 use crate::engine::mutant::{Mutant, planted};
 
-use super::{Cell, Fill, UNLIMITED, VALUE_BITS};
+use super::{Cell, Fill, UNLIMITED, VALUE_BITS, Window};
 
 /// Bits of the latest wall time that a narrow ordinal can name: the year 2116.
 const UTC_BITS: u32 = 62;
@@ -57,43 +57,43 @@ impl Fixed {
     }
 
     #[inline]
-    pub(super) fn fill_narrow(&self, value: u64, now: Now) -> Fill {
+    pub(super) fn window_narrow(&self, value: u64, now: Now) -> Window {
         if matches!(self.align, Align::First) {
             // Always wide: a narrow value can only be a fresh one.
             return self.unopened(now);
         }
         let count_bits = Self::count_bits(self.window_ns);
-        self.fill_clock(value >> count_bits, value & ((1 << count_bits) - 1), now)
+        self.window_by_clock(value >> count_bits, value & ((1 << count_bits) - 1), now)
     }
 
     pub(super) fn fill_wide(&self, cell: Cell, now: Now) -> Fill {
         let [opened, used, ..] = cell;
         if matches!(self.align, Align::Clock) {
-            return self.fill_clock(opened, used, now);
+            return self.window_by_clock(opened, used, now).fill();
         }
         let ends_at = opened.saturating_add(self.window_ns);
         let now_ns = now.time.as_nanos();
         let early = u64::from(planted(Mutant::FixedEndsEarly));
         if now_ns + early >= ends_at || used == 0 {
-            return self.unopened(now);
+            return self.unopened(now).fill();
         }
         Fill::Window { used, opened, ends_after: Nanos::new(ends_at - now_ns) }
     }
 
     /// A clock that went back leaves the latest window open, so no window is charged twice over.
     #[inline]
-    fn fill_clock(&self, ordinal: u64, used: u64, now: Now) -> Fill {
+    fn window_by_clock(&self, ordinal: u64, used: u64, now: Now) -> Window {
         let utc_ns = now.utc.as_nanos();
         let current = (utc_ns + u64::from(planted(Mutant::FixedEndsEarly))) / self.window_ns;
         let forgets = planted(Mutant::FixedForgetsOnClockBack) && ordinal != current;
         let over = ordinal < current || forgets;
         let (opened, used) = if over { (current, 0) } else { (ordinal, used) };
         let ends_at = (opened + 1).saturating_mul(self.window_ns);
-        Fill::Window { used, opened, ends_after: Nanos::new(ends_at - utc_ns) }
+        Window { used, opened, ends_after: Nanos::new(ends_at - utc_ns) }
     }
 
-    fn unopened(&self, now: Now) -> Fill {
-        Fill::Window { used: 0, opened: now.time.as_nanos(), ends_after: Nanos::ZERO }
+    fn unopened(&self, now: Now) -> Window {
+        Window { used: 0, opened: now.time.as_nanos(), ends_after: Nanos::ZERO }
     }
 
     /// Time until the window ends once a first charge was made in it.

@@ -121,6 +121,38 @@ pub(crate) struct Narrowed {
     pub(crate) fits: bool,
 }
 
+/// How a fixed or calendar window stands: [`Fill::Window`] by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Window {
+    used: u64,
+    opened: u64,
+    ends_after: Nanos,
+}
+
+impl Window {
+    #[inline]
+    fn fill(self) -> Fill {
+        let Self { used, opened, ends_after } = self;
+        Fill::Window { used, opened, ends_after }
+    }
+
+    /// Decides a charge on the window, of which `value` is the narrow form and `narrow` makes one of
+    /// units used. `None`: there is none.
+    #[inline(always)]
+    fn charge(
+        self,
+        (value, cost, units): (u64, u64, u64),
+        narrow: impl FnOnce(u64, u64) -> Option<u64>,
+    ) -> Option<Narrowed> {
+        let Some(used) = within(self.used, cost, units) else {
+            return Some(Narrowed { value, fill: self.fill(), fits: false });
+        };
+        let charged = narrow(used, self.opened)?;
+        let value = if cost == 0 { value } else { charged };
+        Some(Narrowed { value, fill: Self { used, ..self }.fill(), fits: true })
+    }
+}
+
 const MISMATCH: &str = "a fill of another kind than its quota";
 
 /// Units used of a window after a charge, if it fits.
@@ -147,8 +179,8 @@ impl Quota {
     pub(crate) fn fill_narrow(&self, value: u64, now: Now) -> Fill {
         match self {
             Self::Bucket(bucket) => bucket.fill_narrow(value, now),
-            Self::Fixed(fixed) => fixed.fill_narrow(value, now),
-            Self::Calendar(calendar) => calendar.fill_narrow(value, now),
+            Self::Fixed(fixed) => fixed.window_narrow(value, now).fill(),
+            Self::Calendar(calendar) => calendar.window_narrow(value, now).fill(),
             Self::Level(_) => Fill::Level { used: value },
             Self::Concurrent(_) => Fill::Permits { held: 0, lapses_after: None },
             Self::Sliding(_) => Fill::EMPTY_SLIDING,
@@ -218,11 +250,6 @@ impl Quota {
     /// narrow form does not hold what comes of it, or never holds this kind.
     #[inline(always)]
     pub(crate) fn charge_narrow(&self, value: u64, cost: u64, now: Now) -> Option<Narrowed> {
-        let narrowed = |to: Option<(u64, Fill)>, stands| match to {
-            _ if cost == 0 => Narrowed { value, fill: stands, fits: to.is_some() },
-            Some((value, fill)) => Narrowed { value, fill, fits: true },
-            None => Narrowed { value, fill: stands, fits: false },
-        };
         match self {
             Self::Bucket(bucket) if !bucket.is_narrow() => None,
             Self::Bucket(bucket) if (1..=bucket.burst()).contains(&cost) => {
@@ -238,37 +265,19 @@ impl Quota {
                 let fits = bucket.fits(backlog, cost);
                 Some(Narrowed { value, fill: Fill::Bucket { backlog }, fits })
             }
-            Self::Fixed(fixed) => {
-                let stands = fixed.fill_narrow(value, now);
-                let Fill::Window { used, opened, ends_after } = stands else { return None };
-                let to = match within(used, cost, fixed.units()) {
-                    Some(used) => {
-                        let fill = Fill::Window { used, opened, ends_after };
-                        Some((fixed.narrow(used, opened)?, fill))
-                    }
-                    None => None,
-                };
-                Some(narrowed(to, stands))
-            }
-            Self::Calendar(calendar) => {
-                let stands = calendar.fill_narrow(value, now);
-                let Fill::Window { used, opened, ends_after } = stands else { return None };
-                let to = match within(used, cost, calendar.units()) {
-                    Some(used) => {
-                        let fill = Fill::Window { used, opened, ends_after };
-                        Some((calendar.narrow(used, opened)?, fill))
-                    }
-                    None => None,
-                };
-                Some(narrowed(to, stands))
-            }
+            Self::Fixed(fixed) => fixed
+                .window_narrow(value, now)
+                .charge((value, cost, fixed.units()), |used, opened| fixed.narrow(used, opened)),
+            Self::Calendar(calendar) => calendar
+                .window_narrow(value, now)
+                .charge((value, cost, calendar.units()), |used, opened| {
+                    calendar.narrow(used, opened)
+                }),
             Self::Level(level) => {
-                let fill = |used| Fill::Level { used };
-                if !level.fits(value, cost) {
-                    return Some(narrowed(None, fill(value)));
-                }
-                let used = value.checked_add(cost).filter(|used| *used < 1 << VALUE_BITS)?;
-                Some(narrowed(Some((used, fill(used))), fill(value)))
+                let fits = level.fits(value, cost);
+                let more = if fits { cost } else { 0 };
+                let value = value.checked_add(more).filter(|used| *used < 1 << VALUE_BITS)?;
+                Some(Narrowed { value, fill: Fill::Level { used: value }, fits })
             }
             Self::Sliding(_) | Self::Concurrent(_) | Self::Cap(_) | Self::Unlimited(_) => None,
         }
@@ -358,25 +367,29 @@ impl Quota {
 
     /// Units that still fit at once; [`UNLIMITED`] if any number does.
     pub fn remaining(&self, fill: Fill) -> u64 {
+        self.share(&fill).0
+    }
+
+    /// Units that still fit at once, and of how many: [`Quota::remaining`] and [`Quota::limit`].
+    #[inline]
+    pub(crate) fn share(&self, fill: &Fill) -> (u64, u64) {
         let units = self.limit();
-        match (self, fill) {
-            (Self::Bucket(bucket), Fill::Bucket { backlog }) => bucket.remaining(backlog),
-            (_, Fill::Stateless) => units,
+        let used = match (self, fill) {
+            (Self::Bucket(bucket), Fill::Bucket { backlog }) => {
+                return (bucket.remaining(*backlog), units);
+            }
+            (_, Fill::Stateless) => 0,
             (
                 _,
                 Fill::Window { used, .. }
                 | Fill::Sliding { used, .. }
                 | Fill::Level { used }
                 | Fill::Permits { held: used, .. },
-            ) => {
-                if units == UNLIMITED {
-                    UNLIMITED
-                } else {
-                    units.saturating_sub(used)
-                }
-            }
+            ) => *used,
             _ => unreachable!("{MISMATCH}"),
-        }
+        };
+        let remaining = if units == UNLIMITED { UNLIMITED } else { units.saturating_sub(used) };
+        (remaining, units)
     }
 
     /// How long until `cost` fits if nobody else charges, to the nanosecond; of a sliding window

@@ -99,10 +99,9 @@ impl Pinned<'_> {
     #[inline(always)]
     fn narrow_present(&self, shard: &Shard, charge: &Charge) -> Option<(&Slot, Payload)> {
         let slot = shard.find_settled(charge.key, self.table.shape, &self.guard)?;
-        let State::Live(payload) = slot.word().state() else { return None };
+        let payload = slot.word().narrow_live()?;
         let meta = slot.meta();
-        let as_it_is =
-            !payload.is_wide() && !is_of_other_numbers(meta, charge) && !shard.awaits(meta);
+        let as_it_is = !is_of_other_numbers(meta, charge) && !shard.awaits(meta);
         as_it_is.then_some((slot, payload))
     }
 

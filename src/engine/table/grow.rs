@@ -15,6 +15,7 @@ use crate::engine::sync::{Backoff, Ordering};
 use super::Shape;
 use super::array::Array;
 use super::probe;
+use super::segment::nearest_whole;
 use super::shard::{Place, Shard};
 use super::slot::{Meta, Payload, Slot, State, Word};
 
@@ -35,7 +36,8 @@ impl Shard {
     pub(super) fn begin_move(&self, array: &Array, guard: &Guard) {
         if array.next(guard).is_none() {
             let live = self.live.load(Ordering::Relaxed);
-            let slots = probe::slots_for(live, self.slots_at_first);
+            // Rounded down it is a sixteenth smaller at most, and so far from full all the same.
+            let slots = nearest_whole(probe::slots_for(live, self.slots_at_first));
             let number = array.number.wrapping_add(1);
             array.offer_next(Array::new(number, slots, &self.pool), guard);
         }

@@ -23,6 +23,7 @@ mod array;
 mod cells;
 mod check;
 mod count;
+mod few;
 mod grow;
 mod held;
 mod load;
@@ -239,22 +240,9 @@ impl Pinned<'_> {
         self.table.shard(key).find_settled(key, self.table.shape, &self.guard).is_some()
     }
 
-    /// Begins to fetch the cache line at which a key's search will begin, and the one after it: at
-    /// these loads every third search goes on there, and would wait for it.
+    /// Begins to fetch the cache lines in which a key's counter is, if it has one.
     #[inline]
     pub fn prefetch(&self, key: Key) {
-        let array = self.table.shard(key).array(&self.guard);
-        let slot: *const slot::Slot = array.home(key, self.table.shape.shard_bits);
-        #[cfg(all(target_arch = "x86_64", not(table_model)))]
-        // Safety: a prefetch is a hint, of whatever address; the instruction is part of every x86-64
-        // processor.
-        unsafe {
-            use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            const LINE_SLOTS: usize = 64 / size_of::<slot::Slot>();
-            _mm_prefetch::<_MM_HINT_T0>(slot.cast());
-            _mm_prefetch::<_MM_HINT_T0>(slot.wrapping_add(LINE_SLOTS).cast());
-        }
-        #[cfg(not(all(target_arch = "x86_64", not(table_model))))]
-        let _ = slot;
+        self.table.shard(key).home(key, self.table.shape, &self.guard).fetch();
     }
 }

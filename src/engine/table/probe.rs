@@ -5,8 +5,9 @@
 //! that any capacity works, not only powers of two, and so that a walk over an old array visits
 //! the new one in order too.
 
-/// Fewest slots of an array: of the first shard; the last one begins with a quarter more.
-pub(super) const SLOTS_MIN: u32 = 512;
+/// Fewest slots of an array: of the first shard; the last one begins with a quarter more, which is
+/// just within one segment.
+pub(super) const SLOTS_MIN: u32 = 409;
 
 /// A shard grows when four in five of its slots are claimed.
 pub(super) const fn is_full(claimed: u32, slots: u32) -> bool {

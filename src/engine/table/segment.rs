@@ -9,8 +9,21 @@ use crate::engine::sync::AtomicU64;
 use super::pool::{Piece, Pool};
 use super::slot::Slot;
 
-/// Slots of a segment: 4 KiB. Tests take few, so that small tables grow and wrap.
-pub(super) const SEGMENT_SLOTS: usize = if cfg!(any(test, table_model)) { 4 } else { 128 };
+/// Slots of a segment: 16 KiB. A search reads where the segment is before it reads a slot, so that
+/// all shards' lists of them should stay in the processor's nearest caches. Tests take few slots, so
+/// that small tables grow and wrap.
+pub(super) const SEGMENT_SLOTS: usize = if cfg!(any(test, table_model)) { 4 } else { 512 };
+
+/// The number of slots next to this that fills whole segments: in the mean over all shards, arrays
+/// are then as large as they are meant to be. Of small ones the remainder counts, and they are made
+/// at least as large.
+pub(super) const fn nearest_whole(slots: u32) -> u32 {
+    const FEW: u32 = 8 * SEGMENT_SLOTS as u32;
+    const HALF: u32 = SEGMENT_SLOTS as u32 / 2;
+    if slots < FEW { slots } else { slots.saturating_add(HALF) & !(SEGMENT_SLOTS as u32 - 1) }
+}
+
+const _: () = assert!(SEGMENT_SLOTS.is_power_of_two());
 
 /// Where all arrays of a table get their segments.
 pub(super) type Segments = Pool<Segment>;
@@ -56,30 +69,25 @@ impl Slots {
         self.segments.len() * SEGMENT_SLOTS
     }
 
-    /// The slot at `index`, which must be below the length.
+    /// The slots from `from` to the end of its segment. `from` must be below the length.
     #[inline]
-    pub(super) fn slot(&self, index: usize) -> &Slot {
-        let segment = self.segments[index / SEGMENT_SLOTS];
+    pub(super) fn rest_of_segment(&self, from: usize) -> &[Slot] {
+        let segment = self.segments[from / SEGMENT_SLOTS];
         // Safety: the segment is this array's until it is dropped, and its pool lives as long.
         let segment = unsafe { segment.as_ref() };
-        &segment.0[index % SEGMENT_SLOTS]
+        &segment.0[from % SEGMENT_SLOTS..]
     }
 
     /// The slots from `from` on that lie in its segment and before `to`. `from` must be below the
     /// length.
-    #[inline]
     pub(super) fn within_segment(&self, from: usize, to: usize) -> &[Slot] {
-        let segment = self.segments[from / SEGMENT_SLOTS];
-        // Safety: as in `slot`.
-        let segment = unsafe { segment.as_ref() };
-        let begin = from % SEGMENT_SLOTS;
-        let end = SEGMENT_SLOTS.min(begin + to.saturating_sub(from));
-        &segment.0[begin..end]
+        let rest = self.rest_of_segment(from);
+        &rest[..rest.len().min(to.saturating_sub(from))]
     }
 
     /// The slots of a part of the array.
     pub(super) fn range(&self, range: core::ops::Range<usize>) -> impl Iterator<Item = &Slot> {
-        range.map(|index| self.slot(index))
+        range.map(|index| &self.rest_of_segment(index)[0])
     }
 }
 

@@ -7,7 +7,7 @@ use crate::engine::sync::epoch::{self, Atomic, Guard, Owned, Shared};
 use crate::engine::sync::{AtomicU32, Ordering};
 
 use super::Shape;
-use super::array::{Array, Located};
+use super::array::{Array, Home, Located};
 use super::overlay::Overlay;
 use super::probe;
 use super::segment::Segments;
@@ -99,28 +99,32 @@ impl Shard {
         shape: Shape,
         guard: &'g Guard,
     ) -> Option<&'g Slot> {
-        match self.look_settled(key, shape, guard)? {
+        match Self::look_settled(self.home(key, shape, guard), key, guard)? {
             Place::Found(slot) => Some(slot),
             Place::Vacant(_) => None,
         }
     }
 
-    /// Where the search for a key ends, as long as the shard is not growing. Nothing may be inserted
-    /// by it.
+    /// Where the search for a key begins.
+    #[inline]
+    pub(super) fn home<'g>(&self, key: Key, shape: Shape, guard: &'g Guard) -> Home<'g> {
+        self.array(guard).home(key, shape.shard_bits)
+    }
+
+    /// Where the search for a key from its home ends, as long as the shard is not growing. Nothing
+    /// may be inserted by it.
     #[inline]
     pub(super) fn look_settled<'g>(
-        &self,
+        home: Home<'g>,
         key: Key,
-        shape: Shape,
         guard: &'g Guard,
     ) -> Option<Place<'g>> {
-        let array = self.array(guard);
-        let place = match array.locate(key, shape.shard_bits) {
+        let place = match home.locate(key) {
             Located::Found(slot) => Place::Found(slot),
             Located::Vacant(slot) => Place::Vacant(slot),
             Located::Sealed | Located::Full => return None,
         };
-        array.next(guard).is_none().then_some(place)
+        home.array.next(guard).is_none().then_some(place)
     }
 
     /// Whether a slot's counter must be noted before it changes: a snapshot has yet to come here.

@@ -122,6 +122,18 @@ impl Word {
         Self(MOVING | payload.0)
     }
 
+    /// The value of a live narrow counter: what [`Word::state`] says mostly, by one comparison.
+    #[inline]
+    pub(super) const fn narrow_live(self) -> Option<Payload> {
+        if self.0.wrapping_sub(1) < WIDE - 1 { Some(Payload(self.0)) } else { None }
+    }
+
+    /// Whether the slot has a key: it is neither unborn nor killed. All words between these do.
+    #[inline]
+    pub(super) const fn has_key(self) -> bool {
+        self.0.wrapping_sub(1) < Self::KILLED.0 - 1
+    }
+
     #[inline]
     pub(super) fn state(self) -> State {
         match self.0 & SPECIAL {
@@ -401,5 +413,37 @@ impl Slot {
     pub(super) fn release(&self, to: Word) {
         debug_assert!(matches!(self.word().state(), State::Held));
         self.state.store(to.0, Ordering::Release);
+    }
+}
+
+#[cfg(all(test, not(table_model)))]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// What is asked of a word by one comparison is what its state says.
+        #[test]
+        fn a_word_is_its_state(word in words()) {
+            let narrow = match word.state() {
+                State::Live(payload) if !payload.is_wide() => Some(payload),
+                _ => None,
+            };
+            prop_assert_eq!(word.narrow_live(), narrow);
+            let has_none = matches!(word.state(), State::Unborn | State::Killed);
+            prop_assert_eq!(word.has_key(), !has_none);
+        }
+    }
+
+    fn words() -> impl Strategy<Value = Word> {
+        use Word as W;
+        let payload = || prop_oneof![1..4u64, 1..WIDE, WIDE..2 * WIDE].prop_map(Payload);
+        prop_oneof![
+            prop::sample::select(vec![W::UNBORN, W::DEAD, W::MOVED, W::KILLED, W::BURIED]),
+            payload().prop_map(Word::live),
+            prop_oneof![Just(Payload::FRESH), payload()].prop_map(Word::held),
+            payload().prop_map(Word::moving),
+        ]
     }
 }

@@ -15,14 +15,16 @@ use alloc::vec::Vec;
 
 use crate::engine::command::{Charge, ChargeOn};
 use crate::engine::decision::{Reading, Verdict};
-use crate::engine::kinds::{Fill, Form, Narrowed};
+use crate::engine::kinds::{Form, Narrowed};
 use crate::engine::mutant::{Mutant, planted};
 use crate::engine::time::Now;
 
 use super::Pinned;
+use super::array::Home;
 use super::check::{is_of_other_numbers, reading, stateless, within_window};
-use super::shard::Place;
-use super::slot::{Payload, Slot, State, Tag, Word};
+use super::few::Few;
+use super::shard::{Place, Shard};
+use super::slot::{Payload, Slot, Tag, Word};
 
 /// Counters that a check of this way may have: more than pages of real APIs put on one request.
 const COUNTERS_MAX: usize = 8;
@@ -42,10 +44,9 @@ struct Standing<'g> {
 struct Stand<'g> {
     /// None where nothing is asked of a counter that is not there: it was fresh at the look, and
     /// nothing hangs on what becomes of it.
-    standing: Option<Standing<'g>>,
-    /// How full the counter then stands; as it did if the cost does not fit.
-    fill: Fill,
-    fits: bool,
+    slot: Option<(&'g Slot, Payload)>,
+    /// What it holds then, how full that is, and whether the cost fits.
+    charged: Narrowed,
 }
 
 impl Pinned<'_> {
@@ -57,12 +58,10 @@ impl Pinned<'_> {
         now: Now,
         readings: &mut Vec<Reading>,
     ) -> Option<Verdict> {
-        // One ring or permit, and all looks at the others would be for nothing.
-        if charges.iter().any(|it| matches!(it.quota.form(), Form::Ring | Form::Permits)) {
-            return None;
-        }
-        let mut standings = [const { None }; COUNTERS_MAX];
-        let mut counters = 0;
+        let mut homes = Few::new();
+        self.find_homes(charges, &mut homes)?;
+        let mut homes = homes.as_slice().iter();
+        let mut standings: Few<_, COUNTERS_MAX> = Few::new();
         let (mut allow, mut absent) = (true, false);
         for (place, charge) in charges.iter().enumerate() {
             if charge.quota.form() == Form::None {
@@ -71,19 +70,19 @@ impl Pinned<'_> {
                 readings.push(reading);
                 continue;
             }
-            let Stand { standing, fill, fits } = self.stand(charge, place, now)?;
-            match standing {
+            let Stand { slot, charged } = self.stand(charge, *homes.next()?, now)?;
+            match slot {
                 None => absent = true,
-                Some(_) => {
-                    *standings.get_mut(counters)? = standing;
-                    counters += 1;
+                Some((slot, from)) => {
+                    let to = Payload::narrow(charged.value);
+                    standings.push(Standing { slot, from, to, place })?;
                 }
             }
-            let reading = Reading { fits, ..reading(charge, fill) };
+            let reading = Reading { fits: charged.fits, ..reading(charge, charged.fill) };
             allow &= reading.passes();
             readings.push(reading);
         }
-        let standings = &standings[..counters];
+        let standings = standings.as_slice();
         if !allow {
             return self.deny_together(charges, standings, now, readings);
         }
@@ -92,7 +91,7 @@ impl Pinned<'_> {
         if absent && comes_twice(charges) {
             return None;
         }
-        for (held, standing) in standings.iter().flatten().enumerate() {
+        for (held, standing) in standings.iter().enumerate() {
             let is_held = standing.slot.swap(Word::live(standing.from), Word::held(standing.from));
             // Numbers change only under a hold, and leave the word as it is at times.
             if !is_held && planted(Mutant::TogetherTrustsLook) {
@@ -107,10 +106,34 @@ impl Pinned<'_> {
         if self.side() != Tag::NONE && !planted(Mutant::SideNotAsked) {
             return release_unchanged(standings);
         }
-        for standing in standings.iter().flatten() {
+        for standing in standings {
             standing.slot.release(Word::live(standing.to));
         }
         Some(Verdict::Allow)
+    }
+
+    /// Where the searches for the counters begin. Found for all of them before the first is looked
+    /// at, so that what they wait for they wait for at once. `None`: there are too many, or one is
+    /// of another form, and all looks at the others would be for nothing.
+    #[inline]
+    fn find_homes<'g>(
+        &'g self,
+        charges: &[Charge],
+        homes: &mut Few<Home<'g>, COUNTERS_MAX>,
+    ) -> Option<()> {
+        for charge in charges {
+            match charge.quota.form() {
+                Form::Numbers => {
+                    let shard = self.table.shard(charge.key);
+                    let home = shard.home(charge.key, self.table.shape, &self.guard);
+                    home.fetch_near();
+                    homes.push(home)?;
+                }
+                Form::Ring | Form::Permits => return None,
+                Form::None => {}
+            }
+        }
+        Some(())
     }
 
     /// Ends a check that is denied, by what was read of its counters: no more is needed, unless a
@@ -118,7 +141,7 @@ impl Pinned<'_> {
     fn deny_together(
         &self,
         charges: &[Charge],
-        standings: &[Option<Standing<'_>>],
+        standings: &[Standing<'_>],
         now: Now,
         readings: &mut [Reading],
     ) -> Option<Verdict> {
@@ -126,7 +149,7 @@ impl Pinned<'_> {
         if always || comes_twice(charges) || planted(Mutant::ChargeOnDenial) {
             return None;
         }
-        for Standing { place, from, .. } in standings.iter().flatten() {
+        for Standing { place, from, .. } in standings {
             readings[*place].fill = charges[*place].quota.fill_narrow(from.value(), now);
         }
         Some(Verdict::Deny)
@@ -135,34 +158,31 @@ impl Pinned<'_> {
     /// How a counter stands, for a check that takes nothing of it yet. `None`: it is not there, not
     /// narrow before or after, somebody is at it, or it is charged though the cost does not fit.
     #[inline]
-    fn stand(&self, charge: &Charge, place: usize, now: Now) -> Option<Stand<'_>> {
-        let Charge { quota, cost, .. } = charge;
+    fn stand<'g>(&'g self, charge: &Charge, home: Home<'g>, now: Now) -> Option<Stand<'g>> {
         if within_window(charge, now).is_err() {
             return None;
         }
         let fresh = || {
-            let fill = quota.fill_narrow(0, now);
-            (*cost == 0).then_some(Stand { standing: None, fill, fits: true })
+            let fill = charge.quota.fill_narrow(0, now);
+            let charged = Narrowed { value: 0, fill, fits: true };
+            (charge.cost == 0).then_some(Stand { slot: None, charged })
         };
-        let shard = self.table.shard(charge.key);
-        let slot = match shard.look_settled(charge.key, self.table.shape, &self.guard)? {
+        let slot = match Shard::look_settled(home, charge.key, &self.guard)? {
             Place::Found(slot) => slot,
             Place::Vacant(_) => return fresh(),
         };
-        let from = match slot.word().state() {
-            State::Live(from) => from,
-            State::Dead => return fresh(),
-            _ => return None,
+        let word = slot.word();
+        let Some(from) = word.narrow_live() else {
+            return if word == Word::DEAD { fresh() } else { None };
         };
-        if from.is_wide() || is_of_other_numbers(slot.meta(), charge) {
+        if is_of_other_numbers(slot.meta(), charge) {
             return None;
         }
-        let Narrowed { value, fill, fits } = quota.charge_narrow(from.value(), *cost, now)?;
-        if !fits && charge.on == ChargeOn::Always {
+        let charged = charge.quota.charge_narrow(from.value(), charge.cost, now)?;
+        if !charged.fits && charge.on == ChargeOn::Always {
             return None;
         }
-        let standing = Some(Standing { slot, from, to: Payload::narrow(value), place });
-        Some(Stand { standing, fill, fits })
+        Some(Stand { slot: Some((slot, from)), charged })
     }
 }
 
@@ -175,8 +195,8 @@ fn comes_twice(charges: &[Charge]) -> bool {
 
 /// Ends holds under which nothing was changed.
 #[cold]
-fn release_unchanged<T>(standings: &[Option<Standing<'_>>]) -> Option<T> {
-    for standing in standings.iter().flatten() {
+fn release_unchanged<T>(standings: &[Standing<'_>]) -> Option<T> {
+    for standing in standings {
         standing.slot.release(Word::live(standing.from));
     }
     None
