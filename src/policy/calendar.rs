@@ -7,11 +7,13 @@ use crate::engine::time::{SECOND, UtcTime};
 use super::facts::Facts;
 use super::fingerprint::Fingerprint;
 use super::moment::{self, Anchor, Zone};
+use super::short::is_same;
 
 /// The windows of a calendar limit.
 #[derive(Clone, Debug)]
 pub(super) struct CalendarWindow {
-    /// Tells this period, zone and anchor from others.
+    /// Tells this period, zone and anchor from others. Where a request says the zone or the anchor,
+    /// it tells where.
     pub(super) spec: u64,
     pub(super) period: Period,
     pub(super) zone: Said<Zone>,
@@ -88,12 +90,6 @@ impl CalendarCache {
             *known = Some(found);
         }
     }
-}
-
-/// Whether two values are equal. Most are empty, and of those the C library's comparison is not asked:
-/// where it loads nothing by a mask from where an empty vector points, processors take 100 ns.
-fn is_same(a: &[u8], b: &[u8]) -> bool {
-    a.len() == b.len() && (a.is_empty() || a == b)
 }
 
 /// Why a request has no calendar window.

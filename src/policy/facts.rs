@@ -27,6 +27,21 @@ pub(super) struct Facts<'a> {
 }
 
 impl<'a> Facts<'a> {
+    /// Of a request of which nothing but its tier is known.
+    pub(super) fn of_tier(tier: Option<u16>) -> Self {
+        Self {
+            request: Request::default(),
+            matched: &[],
+            method: &[],
+            path: &[],
+            tier,
+            tier_name: None,
+            says_tier: tier.is_some(),
+            account_slot: None,
+            account: None,
+        }
+    }
+
     /// The value of an attribute.
     #[inline]
     pub(super) fn value(&self, slot: u16) -> Option<&'a [u8]> {

@@ -17,6 +17,7 @@ use super::key::{self, Part};
 use super::matcher::Matcher;
 use super::quota_text::{QuotaTerms, WindowKind};
 use super::reach::Reach;
+use super::ready::Ready;
 use super::route::{Router, Sets};
 use super::values::Values;
 
@@ -34,6 +35,8 @@ pub struct Handle {
     pub(super) limits: Box<[Limit]>,
     /// Which of them a request is for by its routes.
     pub(super) reach: Reach,
+    /// What they take of most requests.
+    pub(super) ready: Ready,
     pub(super) when_unavailable: Unavailable,
     pub(super) denial_status: u16,
     pub(super) denial_headers: Box<[(Box<str>, Box<str>)]>,

@@ -4,6 +4,7 @@
 use super::address::Net;
 use super::facts::Facts;
 use super::route::{SetId, Sets};
+use super::short::is_same;
 
 /// Any of these.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -54,9 +55,19 @@ impl Pattern {
         }
     }
 
+    #[inline]
     fn holds(&self, value: &[u8]) -> bool {
         match self {
-            Self::Equal(known) => **known == *value,
+            Self::Equal(known) => is_same(known, value),
+            Self::Glob(_) | Self::Net(_) => self.holds_part(value),
+        }
+    }
+
+    /// Whether a value is one of those that a pattern means which means several.
+    #[cold]
+    fn holds_part(&self, value: &[u8]) -> bool {
+        match self {
+            Self::Equal(_) => false,
             Self::Glob(pieces) => glob(pieces, value),
             Self::Net(net) => net.holds(value),
         }
@@ -90,6 +101,8 @@ impl Condition {
 }
 
 impl Test {
+    /// Not inlined, as are its callers: what only some kinds of test look at would be fetched for all.
+    #[inline(never)]
     fn holds(&self, facts: &Facts<'_>) -> bool {
         let any = |patterns: &[Pattern], value| patterns.iter().any(|p| p.holds(value));
         match self {
@@ -106,6 +119,7 @@ impl Test {
 
 impl Matcher {
     /// Whether the request is one of those meant.
+    #[inline]
     pub(super) fn holds(&self, facts: &Facts<'_>) -> bool {
         facts.is_in(&self.sets)
             || self.conditions.iter().any(|all| all.tests.iter().all(|test| test.holds(facts)))

@@ -20,6 +20,8 @@ mod quota_text;
 
 mod route;
 
+mod short;
+
 mod address;
 
 mod facts;
@@ -49,6 +51,8 @@ mod fingerprint;
 mod compile;
 
 mod reach;
+
+mod ready;
 
 mod handle;
 

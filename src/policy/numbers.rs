@@ -12,6 +12,7 @@ use crate::engine::quota::Kind;
 use super::Policy;
 use super::handle::Rule;
 use super::maxima::{HANDLE_NUMBERS_MAX, LIMITS_MAX, RULE_NUMBERS_MAX};
+use super::ready::Ready;
 
 /// Which name has which number. Numbers are given in the order in which names first occur, and
 /// never taken back.
@@ -78,6 +79,7 @@ impl Numbers {
                     limit.id = LimitId(*number);
                 }
             }
+            handle.ready = Ready::new(&handle.limits, handle.tiers.len());
             if let Some(one) = &mut handle.one
                 && let Some(limit) = handle.limits.get(usize::from(one.limit_index))
             {

@@ -64,11 +64,17 @@ impl Reach {
         Self { anywhere, asked, changes: of_sets.concat().into(), begins }
     }
 
-    /// The limits, by index and in order, that may be for a request in these sets of routes. Of
-    /// those that [`Reach::asks`] of, [`Limit::applies`] decides; the others are for it.
+    /// The limits, by index and in order, that may be for a request in these sets of routes, and of
+    /// each whether [`Limit::applies`] decides that; the others are for it.
     #[inline]
     pub(super) fn limits<'r>(&'r self, matched: &'r [u64]) -> Reached<'r> {
-        Reached { reach: self, matched, word: 0, left: self.word(0, matched) }
+        let left = self.word(0, matched);
+        Reached { reach: self, matched, word: 0, left, asked: self.asked(0) }
+    }
+
+    #[inline]
+    fn asked(&self, word: usize) -> u64 {
+        self.asked.get(word).copied().unwrap_or(0)
     }
 
     /// One word of those limits.
@@ -97,12 +103,6 @@ impl Reach {
             _ => &[],
         }
     }
-
-    /// Whether more than its routes decides if a limit is for a request.
-    #[inline]
-    pub(super) fn asks(&self, limit: usize) -> bool {
-        self.asked.get(limit / 64).is_some_and(|word| word >> (limit % 64) & 1 == 1)
-    }
 }
 
 /// Indexes of limits.
@@ -112,23 +112,26 @@ pub(super) struct Reached<'r> {
     word: usize,
     /// What is left of the word.
     left: u64,
+    /// Limits of the word of which a condition has to be asked.
+    asked: u64,
 }
 
 impl Iterator for Reached<'_> {
-    type Item = usize;
+    type Item = (usize, bool);
 
     #[inline]
-    fn next(&mut self) -> Option<usize> {
+    fn next(&mut self) -> Option<(usize, bool)> {
         while self.left == 0 {
             self.word += 1;
             if self.word >= self.reach.anywhere.len() {
                 return None;
             }
             self.left = self.reach.word(self.word, self.matched);
+            self.asked = self.reach.asked(self.word);
         }
         let bit = self.left.trailing_zeros() as usize;
         self.left &= self.left - 1;
-        Some(self.word * 64 + bit)
+        Some((self.word * 64 + bit, self.asked >> bit & 1 == 1))
     }
 }
 
@@ -180,10 +183,11 @@ mod tests {
                 let values = vec![Some(user.as_bytes()); handle.slots().len()];
                 let request = Request { values: &values, costs: &[] };
                 let facts = Facts { matched: &matched, ..handle.unrouted(&request) };
-                let fits = |index: &usize| {
-                    !handle.reach.asks(*index) || handle.limits[*index].applies(&facts)
+                let fits = |(index, asks): (usize, bool)| {
+                    let is_for_it = !asks || handle.limits[index].applies(&facts);
+                    is_for_it.then_some(index)
                 };
-                let reached: Vec<usize> = handle.reach.limits(&matched).filter(fits).collect();
+                let reached: Vec<usize> = handle.reach.limits(&matched).filter_map(fits).collect();
                 let applies = |handle: &Handle, index: &usize| handle.limits[*index].applies(&facts);
                 let expected: Vec<usize> =
                     (0..handle.limits.len()).filter(|index| applies(handle, index)).collect();

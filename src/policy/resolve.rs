@@ -19,6 +19,7 @@ use super::key::{self, Bad};
 use super::maxima::{PATH_BYTES_MAX, VALUE_BYTES_MAX};
 use super::overrides::Overrides;
 use super::route;
+use super::short::is_same;
 use super::subject::Identities;
 
 /// A request in the terms of a handle.
@@ -248,9 +249,17 @@ impl Handle {
             return Ok(());
         }
         let mut memo = Memo::new(calendars);
-        for index in self.reach.limits(facts.matched) {
+        let row = self.ready.of_tier(facts.tier);
+        for (index, asks) in self.reach.limits(facts.matched) {
             let Some(limit) = self.limits.get(index) else { break };
-            if self.reach.asks(index) && !limit.applies(&facts) {
+            if asks && !limit.applies(&facts) {
+                continue;
+            }
+            if let Some(ready) = row.get(index)
+                && ready.append_to(charges, limit, &facts, context, &mut memo)
+            {
+                resolved.unmatched = false;
+                limits.push(index as u16);
                 continue;
             }
             match limit.terms(&facts, context, &mut memo) {
@@ -470,7 +479,7 @@ impl Handle {
     }
 
     fn tier_named(&self, name: &[u8]) -> Option<u16> {
-        let place = self.tiers.iter().position(|tier| *tier.name.as_bytes() == *name);
+        let place = self.tiers.iter().position(|tier| is_same(tier.name.as_bytes(), name));
         place.map(|place| place as u16)
     }
 
@@ -515,24 +524,68 @@ pub(super) struct Memo<'c> {
     calendars: &'c mut CalendarCache,
     /// The subject last hashed, with the number of those that count by the same values.
     subject: Option<(u16, Subject)>,
+    /// The calendar window last found, with what tells it from others.
+    window: Option<(u64, Boundaries)>,
 }
 
 impl<'c> Memo<'c> {
     pub(super) fn new(calendars: &'c mut CalendarCache) -> Self {
-        Self { calendars, subject: None }
+        Self { calendars, subject: None, window: None }
     }
 
-    /// Whom a limit counts; `None` if a value is wrong.
+    /// Whom a limit counts, of which this is the number of its [`Limit::subject`]; `None` if a value
+    /// is wrong.
     #[inline]
-    fn subject(&mut self, limit: &Limit, facts: &Facts<'_>) -> Option<Subject> {
-        if let Some((number, subject)) = self.subject
-            && number == limit.subject
+    pub(super) fn subject(
+        &mut self,
+        number: u16,
+        limit: &Limit,
+        facts: &Facts<'_>,
+    ) -> Option<Subject> {
+        if let Some((known, subject)) = self.subject
+            && known == number
         {
             return Some(subject);
         }
+        self.hash_subject(number, limit, facts)
+    }
+
+    #[inline(never)]
+    fn hash_subject(&mut self, number: u16, limit: &Limit, facts: &Facts<'_>) -> Option<Subject> {
         let subject = key::subject(&limit.space, &limit.per, facts)?;
-        self.subject = Some((limit.subject, subject));
+        self.subject = Some((number, subject));
         Some(subject)
+    }
+
+    /// Where the window of a limit lies whose calendar this tells from others, at `now`, which is
+    /// the same for all limits of a request. `None` if it follows none.
+    #[inline]
+    pub(super) fn window(
+        &mut self,
+        spec: u64,
+        limit: &Limit,
+        facts: &Facts<'_>,
+        now: UtcTime,
+    ) -> Option<Result<Boundaries, NoWindow>> {
+        if let Some((known, window)) = self.window
+            && known == spec
+        {
+            return Some(Ok(window));
+        }
+        self.find_window(spec, limit, facts, now)
+    }
+
+    #[inline(never)]
+    fn find_window(
+        &mut self,
+        spec: u64,
+        limit: &Limit,
+        facts: &Facts<'_>,
+        now: UtcTime,
+    ) -> Option<Result<Boundaries, NoWindow>> {
+        let window = limit.calendar.as_ref()?.at(facts, now, self.calendars);
+        self.window = window.ok().map(|window| (spec, window));
+        Some(window)
     }
 }
 
@@ -622,7 +675,7 @@ impl Limit {
         let key = match quota {
             // There is no counter and nothing else that asks for its key.
             Quota::Cap(_) if self.per.is_empty() && overrides.is_none() => Key::NONE,
-            _ => match memo.subject(self, facts) {
+            _ => match memo.subject(self.subject, self, facts) {
                 Some(subject) => self.space.key(subject),
                 None => {
                     let bad = self.per.iter().find_map(|part| part.bad(facts));
@@ -644,13 +697,15 @@ impl Limit {
         }
         let mut window = None;
         if let (Quota::Calendar(_), Some(calendar)) = (quota, &self.calendar) {
-            match calendar.at(facts, context.now, memo.calendars) {
-                Ok(at) => window = Some(at),
-                Err(NoWindow::Missing(slot)) => return Err(Wrong::Value((slot, Found::Missing))),
-                Err(NoWindow::Unfit(slot)) => return Err(Wrong::Value((slot, Found::Unfit))),
+            window = match memo.window(calendar.spec, self, facts, context.now) {
+                Some(Err(NoWindow::Missing(slot))) => {
+                    return Err(Wrong::Value((slot, Found::Missing)));
+                }
+                Some(Err(NoWindow::Unfit(slot))) => return Err(Wrong::Value((slot, Found::Unfit))),
                 // The engine refuses what lies past all windows, and `when_unavailable` answers.
-                Err(NoWindow::Past) => {}
-            }
+                Some(Err(NoWindow::Past)) | None => None,
+                Some(Ok(at)) => Some(at),
+            };
         }
         let each = self.costs.find(facts).map_err(bad_tier)?.copied().unwrap_or(1);
         let cost = match facts.request.costs.get(usize::from(self.meter)) {

@@ -173,6 +173,11 @@ impl<T> Values<T> {
         })
     }
 
+    /// Whether nothing but tiers chooses.
+    pub(super) fn hang_on_tier_alone(&self) -> bool {
+        self.choices().iter().all(|choice| matches!(choice, Choice::Tier { .. }))
+    }
+
     /// Whether tiers choose.
     pub(super) fn by_tier(&self) -> bool {
         self.choices().iter().any(|choice| matches!(choice, Choice::Tier { .. }))

@@ -12,6 +12,7 @@ use super::super::handle::{AccountSlots, Handle, Limit, One, Slot, SlotUse, Unav
 use super::super::matcher::Matcher;
 use super::super::maxima::{METERS_MAX, SLOTS_MAX};
 use super::super::reach::Reach;
+use super::super::ready::Ready;
 use super::super::resolve::REQUESTS;
 use super::super::route::{Router, SetId, Sets};
 use super::routes::Lies;
@@ -129,6 +130,7 @@ impl Compiler<'_> {
             slots: slots.into(),
             meters: meters.into(),
             reach: Reach::new(&flat),
+            ready: Ready::new(&flat, self.tiers.len()),
             limits: flat.into(),
             when_unavailable: unavailable.unwrap_or(Unavailable::Allow),
             denial_status: status.unwrap_or(429),
