@@ -89,15 +89,15 @@ pub struct LimitSpace {
     own: Own,
 }
 
-/// What sets the keys of one space apart from those of others. As secret as the seed, and as hard to
-/// collide.
+/// What sets the keys of one space apart from those of others. As secret as the seed, and as hard
+/// to collide.
 #[derive(Clone, Copy)]
-pub struct Own(Key);
+pub(crate) struct Own(Key);
 
 impl Own {
     /// The key of the subject's counter.
     #[inline]
-    pub fn key(self, subject: Subject) -> Key {
+    pub(crate) fn key(self, subject: Subject) -> Key {
         Key { high: subject.high ^ self.0.high, low: subject.low ^ self.0.low }
     }
 }
@@ -131,7 +131,7 @@ impl LimitSpace {
     }
 
     /// What sets its keys apart.
-    pub fn own(&self) -> Own {
+    pub(crate) fn own(&self) -> Own {
         self.own
     }
 }

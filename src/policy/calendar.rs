@@ -13,7 +13,7 @@ use super::short::is_same;
 #[derive(Clone, Debug)]
 pub(super) struct CalendarWindow {
     /// Tells this period, zone and anchor from others. Where a request says the zone or the anchor,
-    /// it tells where.
+    /// it tells in which attribute, so that equal specs in one handle read equal slots.
     pub(super) spec: u64,
     pub(super) period: Period,
     pub(super) zone: Said<Zone>,

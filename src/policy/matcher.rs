@@ -59,23 +59,15 @@ impl Pattern {
     fn holds(&self, value: &[u8]) -> bool {
         match self {
             Self::Equal(known) => is_same(known, value),
-            Self::Glob(_) | Self::Net(_) => self.holds_part(value),
-        }
-    }
-
-    /// Whether a value is one of those that a pattern means which means several.
-    #[cold]
-    fn holds_part(&self, value: &[u8]) -> bool {
-        match self {
-            Self::Equal(_) => false,
             Self::Glob(pieces) => glob(pieces, value),
-            Self::Net(net) => net.holds(value),
+            Self::Net(net) => is_within(net, value),
         }
     }
 }
 
 /// Whether `value` is these pieces in their order: the first at its beginning, the last at its
 /// end, the others wherever they come first. Takes time of their lengths' product at most.
+#[cold]
 fn glob(pieces: &[Box<[u8]>], value: &[u8]) -> bool {
     let [first, middle @ .., last] = pieces else {
         return pieces.first().is_some_and(|only| **only == *value);
@@ -90,6 +82,11 @@ fn glob(pieces: &[Box<[u8]>], value: &[u8]) -> bool {
     rest.len() >= last.len() && rest.ends_with(last)
 }
 
+#[cold]
+fn is_within(net: &Net, value: &[u8]) -> bool {
+    net.holds(value)
+}
+
 impl Condition {
     /// Sets of routes, of each of which a request must be in one.
     pub(super) fn sets(&self) -> impl Iterator<Item = &Sets> {
@@ -101,7 +98,7 @@ impl Condition {
 }
 
 impl Test {
-    /// Not inlined, as are its callers: what only some kinds of test look at would be fetched for all.
+    /// Its callers are inlined and it is not: what some kinds of test look at would be read for all.
     #[inline(never)]
     fn holds(&self, facts: &Facts<'_>) -> bool {
         let any = |patterns: &[Pattern], value| patterns.iter().any(|p| p.holds(value));

@@ -63,10 +63,6 @@ pub const SLOTS_MAX: usize = 32;
 /// Limits of one handle, each window counted by itself.
 pub const HANDLE_LIMITS_MAX: usize = 512;
 
-/// Charges that one handle has ready, one of each limit for each tier. Where there would be more,
-/// each is made when it is needed.
-pub const READY_MAX: usize = 1024;
-
 /// Meters of one handle.
 pub const METERS_MAX: usize = 16;
 

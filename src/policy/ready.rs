@@ -8,8 +8,11 @@ use crate::engine::quota::{Quota, UNITS_MAX};
 
 use super::facts::Facts;
 use super::handle::{Limit, Mode};
-use super::maxima::READY_MAX;
 use super::resolve::{Context, Memo};
+
+/// The most charges that a handle has ready. Where there would be more, each is made when it is
+/// needed.
+const READY_MAX: usize = 1024;
 
 /// The charges that a handle has ready.
 #[derive(Clone, Default)]
@@ -20,9 +23,7 @@ pub(super) struct Ready {
     limits: usize,
 }
 
-/// The charges of one tier, by the index of the limit.
-pub(super) type Row<'r> = &'r [ReadyCharge];
-
+/// What is ready of one limit for one tier.
 #[derive(Clone)]
 pub(super) struct ReadyCharge {
     /// Its cost is that of one unit of the meter.
@@ -45,7 +46,7 @@ enum How {
     /// There is no counter.
     Keyless,
     Keyed,
-    /// Its window lies where the calendar that this tells from others says.
+    /// Its window lies where the calendar with this [`spec`](super::calendar::CalendarWindow::spec) says.
     InCalendar(u64),
 }
 
@@ -60,9 +61,9 @@ impl Ready {
         Self { charges: tiers.flat_map(of_tier).collect(), limits: limits.len() }
     }
 
-    /// What is ready for a tier, or for none.
+    /// What is ready for a tier, or for none, by the index of the limit.
     #[inline]
-    pub(super) fn of_tier(&self, tier: Option<u16>) -> Row<'_> {
+    pub(super) fn of_tier(&self, tier: Option<u16>) -> &[ReadyCharge] {
         let end = match tier {
             Some(tier) => (usize::from(tier) + 1) * self.limits,
             None => self.charges.len(),
@@ -158,7 +159,9 @@ mod tests {
 
     use super::super::examples::EXAMPLES;
     use super::super::maxima::SLOTS_MAX;
-    use super::super::{Handle, Policy, Request, ResolveError, Scratch, Source};
+    use super::super::{
+        Handle, Numbers, OverrideText, Overrides, Policy, Request, ResolveError, Scratch, Source,
+    };
     use super::*;
     use crate::engine::key::Seed;
     use crate::engine::time::{SECOND, UtcTime};
@@ -182,12 +185,11 @@ size   = { meter = "bytes", cap.tier = { free = 10, pro = "unlimited" } }
     fn resolved(
         handle: &Handle,
         request: &Request<'_>,
-        scratch: &mut Scratch,
-        now: UtcTime,
+        context: &Context<'_>,
     ) -> Result<(String, Vec<u16>, bool), ResolveError> {
         let (mut charges, mut limits) = (Vec::new(), Vec::new());
-        let context = Context::at(now);
-        let resolved = handle.resolve(request, &context, scratch, &mut charges, &mut limits)?;
+        let scratch = &mut Scratch::default();
+        let resolved = handle.resolve(request, context, scratch, &mut charges, &mut limits)?;
         Ok((format!("{charges:?}"), limits, resolved.unmatched))
     }
 
@@ -204,13 +206,30 @@ size   = { meter = "bytes", cap.tier = { free = 10, pro = "unlimited" } }
         handle.slots().iter().zip(picks).map(|of| value(of).map(str::as_bytes)).collect()
     }
 
-    /// Whatever is asked, a handle says the same with its charges ready as with none.
+    /// Everybody's override of a limit of the last policy.
+    fn everybody<'t>(limit: &'t str, quota: Option<&'t str>) -> OverrideText<'t> {
+        let mode = quota.is_none().then_some(Mode::Enforce);
+        OverrideText { api: "a", limit, key: None, quota, mode, until: None }
+    }
+
+    /// Whatever is asked, a handle says the same with its charges ready as with none, also once its
+    /// limits have other numbers than those that they were compiled with.
     #[test]
     fn ready_charges_are_those_by_terms() {
         let own = Source { name: "ready.toml", text: POLICY };
         let sources: Vec<Source<'_>> = EXAMPLES.iter().copied().chain([own]).collect();
-        let policy = Policy::compile(&sources, &Seed::new([7; 16]));
-        let policy = policy.unwrap_or_else(|errors| panic!("{errors}"));
+        let compile = |sources: &[Source<'_>]| {
+            let policy = Policy::compile(sources, &Seed::new([7; 16]));
+            policy.unwrap_or_else(|errors| panic!("{errors}"))
+        };
+        let mut policy = compile(&sources);
+        let mut numbers = Numbers::default();
+        numbers.assign(&mut compile(&EXAMPLES[1..])).unwrap();
+        numbers.assign(&mut policy).unwrap();
+        let mut overrides = Overrides::default();
+        for text in [everybody("dear", Some("8/s")), everybody("shadow", None)] {
+            overrides.add(&policy, &text).unwrap();
+        }
         let without = |handle: &Handle| Handle { ready: Ready::default(), ..handle.clone() };
         let handles: Vec<(&Handle, Handle)> =
             policy.handles().iter().map(|handle| (handle, without(handle))).collect();
@@ -223,16 +242,18 @@ size   = { meter = "bytes", cap.tier = { free = 10, pro = "unlimited" } }
             path in prop::sample::select(&PATHS[..]),
             costs in costs,
             day in 0..800u64,
+            overridden in any::<bool>(),
         )| {
             let now = UtcTime::from_nanos((1_700_000_000 + day * 43_200) * SECOND);
-            let mut scratch = Scratch::default();
+            let overrides = overridden.then_some(&overrides);
+            let context = Context { overrides, ..Context::at(now) };
             for (handle, without) in &handles {
                 let values = values(handle, &picks, path);
                 let request = Request { values: &values, costs: &costs };
-                let ready = resolved(handle, &request, &mut scratch, now);
+                let ready = resolved(handle, &request, &context);
                 let count = if ready.is_ok() { &charged } else { &refused };
                 count.set(count.get() + 1);
-                prop_assert_eq!(ready, resolved(without, &request, &mut scratch, now));
+                prop_assert_eq!(ready, resolved(without, &request, &context));
             }
         });
         assert!(charged.get() > 1000 && refused.get() > 1000, "{charged:?} {refused:?}");

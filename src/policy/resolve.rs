@@ -533,8 +533,8 @@ impl<'c> Memo<'c> {
         Self { calendars, subject: None, window: None }
     }
 
-    /// Whom a limit counts, of which this is the number of its [`Limit::subject`]; `None` if a value
-    /// is wrong.
+    /// Whom a limit counts; `None` if a value is wrong. `number` is its [`Limit::subject`], which comes
+    /// beside it so that what is known needs no look at the limit.
     #[inline]
     pub(super) fn subject(
         &mut self,
@@ -557,8 +557,10 @@ impl<'c> Memo<'c> {
         Some(subject)
     }
 
-    /// Where the window of a limit lies whose calendar this tells from others, at `now`, which is
-    /// the same for all limits of a request. `None` if it follows none.
+    /// Where a limit's window lies at `now`, which is the same for all limits of a request; `None` if
+    /// it follows no calendar. `spec` is [`CalendarWindow::spec`], beside the limit for the same reason.
+    ///
+    /// [`CalendarWindow::spec`]: super::calendar::CalendarWindow::spec
     #[inline]
     pub(super) fn window(
         &mut self,

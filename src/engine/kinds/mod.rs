@@ -136,12 +136,14 @@ impl Window {
         Fill::Window { used, opened, ends_after }
     }
 
-    /// Decides a charge on the window, of which `value` is the narrow form and `narrow` makes one of
-    /// units used. `None`: there is none.
+    /// Decides a charge of `cost` where `units` are allowed. `value` is the window's narrow form, and
+    /// `narrow` gives that of other units used in one that opened then. `None`: there is none.
     #[inline(always)]
     fn charge(
         self,
-        (value, cost, units): (u64, u64, u64),
+        value: u64,
+        cost: u64,
+        units: u64,
         narrow: impl FnOnce(u64, u64) -> Option<u64>,
     ) -> Option<Narrowed> {
         let Some(used) = within(self.used, cost, units) else {
@@ -265,14 +267,18 @@ impl Quota {
                 let fits = bucket.fits(backlog, cost);
                 Some(Narrowed { value, fill: Fill::Bucket { backlog }, fits })
             }
-            Self::Fixed(fixed) => fixed
-                .window_narrow(value, now)
-                .charge((value, cost, fixed.units()), |used, opened| fixed.narrow(used, opened)),
-            Self::Calendar(calendar) => calendar
-                .window_narrow(value, now)
-                .charge((value, cost, calendar.units()), |used, opened| {
-                    calendar.narrow(used, opened)
-                }),
+            Self::Fixed(fixed) => fixed.window_narrow(value, now).charge(
+                value,
+                cost,
+                fixed.units(),
+                |used, opened| fixed.narrow(used, opened),
+            ),
+            Self::Calendar(calendar) => calendar.window_narrow(value, now).charge(
+                value,
+                cost,
+                calendar.units(),
+                |used, opened| calendar.narrow(used, opened),
+            ),
             Self::Level(level) => {
                 let fits = level.fits(value, cost);
                 let more = if fits { cost } else { 0 };

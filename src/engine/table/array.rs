@@ -111,15 +111,15 @@ impl Array {
 /// Where the search for a key in one array begins.
 #[derive(Clone, Copy)]
 pub(super) struct Home<'a> {
-    pub(super) array: &'a Array,
+    array: &'a Array,
     index: usize,
     /// The slots from there to the end of their segment.
     near: &'a [Slot],
 }
 
-/// Cache lines in which a present key's slot is looked for ahead of time. At the loads of an array
-/// one search in nine goes on past two lines, and would wait for memory there; one in thirty past
-/// four.
+/// Cache lines in which a present key's slot is looked for ahead of time. Where seven slots in ten
+/// are claimed, one search in nine goes on past two lines, and would wait for memory there; one in
+/// twenty-five past four.
 const LINES_AHEAD: usize = 4;
 
 impl<'a> Home<'a> {
@@ -133,13 +133,25 @@ impl<'a> Home<'a> {
         self.array.locate_from(self.index + self.near.len(), self.index, key)
     }
 
+    /// Where the search ends, at a found or a vacant slot, as long as its shard is not growing.
+    /// Nothing may be inserted by it.
+    #[inline]
+    pub(super) fn look_settled(self, key: Key, guard: &Guard) -> Option<Located<'a>> {
+        let located = match self.locate(key) {
+            Located::Sealed | Located::Full => return None,
+            located => located,
+        };
+        self.array.next(guard).is_none().then_some(located)
+    }
+
     /// Begins to fetch the slots that a search will see.
     #[inline]
     pub(super) fn fetch(&self) {
         self.fetch_lines::<LINES_AHEAD>();
     }
 
-    /// Begins to fetch, from the processor's own caches, the slots that most searches end at.
+    /// Begins to fetch what [`Home::fetch`] fetched a while ago from a cache further off: the slots
+    /// that seven searches in eight end at.
     #[inline]
     pub(super) fn fetch_near(&self) {
         self.fetch_lines::<2>();

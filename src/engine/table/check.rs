@@ -195,8 +195,8 @@ impl Pinned<'_> {
         let Some(slot) = shard.find_settled(charge.key, self.table.shape, &self.guard) else {
             return false;
         };
-        let State::Live(payload) = slot.word().state() else { return false };
-        if payload.is_wide() || is_of_other_numbers(slot.meta(), charge) {
+        let Some(payload) = slot.word().narrow_live() else { return false };
+        if is_of_other_numbers(slot.meta(), charge) {
             return false;
         }
         let fill = charge.quota.fill_narrow(payload.value(), now);

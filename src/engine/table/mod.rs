@@ -14,7 +14,8 @@
 //! Nothing is ever charged provisionally, so nothing is ever undone: undoing a charge on a word
 //! that others have advanced since would admit too much.
 
-// The one room of the engine with unsafe code: arrays that are freed behind readers, and prefetch.
+// The one room of the engine with unsafe code: arrays that are freed behind readers, memory from
+// pools, memory not yet written, and prefetch.
 #![allow(unsafe_code)]
 // The models build the engine alone, without those who write and load snapshots.
 #![cfg_attr(table_model, allow(dead_code, unused_imports))]
@@ -240,7 +241,7 @@ impl Pinned<'_> {
         self.table.shard(key).find_settled(key, self.table.shape, &self.guard).is_some()
     }
 
-    /// Begins to fetch the cache lines in which a key's counter is, if it has one.
+    /// Begins to fetch the cache lines in which a key's counter most likely is, if it has one.
     #[inline]
     pub fn prefetch(&self, key: Key) {
         self.table.shard(key).home(key, self.table.shape, &self.guard).fetch();

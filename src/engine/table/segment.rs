@@ -9,9 +9,9 @@ use crate::engine::sync::AtomicU64;
 use super::pool::{Piece, Pool};
 use super::slot::Slot;
 
-/// Slots of a segment: 16 KiB. A search reads where the segment is before it reads a slot, so that
-/// all shards' lists of them should stay in the processor's nearest caches. Tests take few slots, so
-/// that small tables grow and wrap.
+/// Slots of a segment: 16 KiB. A search reads where the segment is before it reads a slot, so all
+/// shards' lists of them should stay in the processor's nearest caches. Tests take few slots, so that
+/// small tables grow and wrap.
 pub(super) const SEGMENT_SLOTS: usize = if cfg!(any(test, table_model)) { 4 } else { 512 };
 
 /// The number of slots next to this that fills whole segments: in the mean over all shards, arrays

@@ -99,9 +99,9 @@ impl Shard {
         shape: Shape,
         guard: &'g Guard,
     ) -> Option<&'g Slot> {
-        match Self::look_settled(self.home(key, shape, guard), key, guard)? {
-            Place::Found(slot) => Some(slot),
-            Place::Vacant(_) => None,
+        match self.home(key, shape, guard).look_settled(key, guard)? {
+            Located::Found(slot) => Some(slot),
+            _ => None,
         }
     }
 
@@ -109,22 +109,6 @@ impl Shard {
     #[inline]
     pub(super) fn home<'g>(&self, key: Key, shape: Shape, guard: &'g Guard) -> Home<'g> {
         self.array(guard).home(key, shape.shard_bits)
-    }
-
-    /// Where the search for a key from its home ends, as long as the shard is not growing. Nothing
-    /// may be inserted by it.
-    #[inline]
-    pub(super) fn look_settled<'g>(
-        home: Home<'g>,
-        key: Key,
-        guard: &'g Guard,
-    ) -> Option<Place<'g>> {
-        let place = match home.locate(key) {
-            Located::Found(slot) => Place::Found(slot),
-            Located::Vacant(slot) => Place::Vacant(slot),
-            Located::Sealed | Located::Full => return None,
-        };
-        home.array.next(guard).is_none().then_some(place)
     }
 
     /// Whether a slot's counter must be noted before it changes: a snapshot has yet to come here.

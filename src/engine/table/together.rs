@@ -20,10 +20,9 @@ use crate::engine::mutant::{Mutant, planted};
 use crate::engine::time::Now;
 
 use super::Pinned;
-use super::array::Home;
+use super::array::{Home, Located};
 use super::check::{is_of_other_numbers, reading, stateless, within_window};
 use super::few::Few;
-use super::shard::{Place, Shard};
 use super::slot::{Payload, Slot, Tag, Word};
 
 /// Counters that a check of this way may have: more than pages of real APIs put on one request.
@@ -167,9 +166,9 @@ impl Pinned<'_> {
             let charged = Narrowed { value: 0, fill, fits: true };
             (charge.cost == 0).then_some(Stand { slot: None, charged })
         };
-        let slot = match Shard::look_settled(home, charge.key, &self.guard)? {
-            Place::Found(slot) => slot,
-            Place::Vacant(_) => return fresh(),
+        let slot = match home.look_settled(charge.key, &self.guard)? {
+            Located::Found(slot) => slot,
+            _ => return fresh(),
         };
         let word = slot.word();
         let Some(from) = word.narrow_live() else {
