@@ -4,11 +4,11 @@
 
 use crate::engine::command::Charge;
 use crate::engine::key::{Key, Own};
-use crate::engine::quota::{Quota, UNITS_MAX};
+use crate::engine::quota::Quota;
 
 use super::facts::Facts;
 use super::handle::{Limit, Mode};
-use super::resolve::{Context, Memo};
+use super::resolve::{Context, Memo, cost_of};
 
 /// The most charges that a handle has ready. Where there would be more, each is made when it is
 /// needed.
@@ -132,13 +132,8 @@ impl ReadyCharge {
             },
             _ => None,
         };
-        let cost = match facts.request.costs.get(usize::from(self.meter)) {
-            None => self.unasked,
-            Some(amount) => match amount.checked_mul(self.charge.cost) {
-                Some(cost) if cost <= UNITS_MAX => cost,
-                _ => return false,
-            },
-        };
+        let amount = facts.request.costs.get(usize::from(self.meter));
+        let Ok(cost) = cost_of(amount, self.charge.cost, self.unasked) else { return false };
         // Completed where it stays: one put together on the way would be copied once more.
         charges.extend_from_slice(core::slice::from_ref(&self.charge));
         if let Some(charge) = charges.last_mut() {

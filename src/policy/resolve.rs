@@ -263,7 +263,7 @@ impl Handle {
                 continue;
             }
             match limit.terms(&facts, context, &mut memo) {
-                Ok(Some(terms)) => terms.append_to(charges, limit),
+                Ok(Some(terms)) => charges.push(terms.charge(limit)),
                 // Tables leave out this request, which nobody else may know then.
                 Ok(None) if limit.mode != Mode::Off => continue,
                 Ok(None) => {
@@ -314,7 +314,7 @@ impl Handle {
         {
             let error = match limit.terms(&facts, context, &mut memo) {
                 Ok(Some(terms)) => {
-                    terms.append_to(charges, limit);
+                    charges.push(terms.charge(limit));
                     limits.push(*index);
                     continue;
                 }
@@ -597,40 +597,32 @@ pub(super) enum Wrong {
     Cost(u64),
 }
 
+/// Units that a request takes for an amount of the meter, of which one costs `each`; `unasked` if it
+/// says none. Fails with the amount that costs more than may be.
+#[inline]
+pub(super) fn cost_of(amount: Option<&u64>, each: u64, unasked: u64) -> Result<u64, u64> {
+    let Some(amount) = amount else { return Ok(unasked) };
+    amount.checked_mul(each).filter(|cost| *cost <= UNITS_MAX).ok_or(*amount)
+}
+
 /// What a limit takes of one request.
-struct Terms<'l> {
+struct Terms {
     key: Key,
-    quota: &'l Quota,
+    quota: Quota,
     /// Where the window lies, of a quota that follows a calendar.
     window: Option<Boundaries>,
     cost: u64,
     effect: Effect,
 }
 
-impl Terms<'_> {
-    /// The charge, in whichever window the policy has.
-    #[inline]
+impl Terms {
+    /// The charge, in its window.
     fn charge(&self, limit: &Limit) -> Charge {
-        let Self { key, quota, cost, effect, .. } = *self;
-        Charge { key, quota: *quota, cost, limit: limit.id, effect, on: limit.charge_on }
-    }
-
-    /// Moves the charge to its window.
-    #[inline]
-    fn place(&self, charge: &mut Charge) {
-        if let (Some(window), Quota::Calendar(calendar)) = (self.window, &mut charge.quota) {
+        let Self { key, mut quota, cost, effect, window } = *self;
+        if let (Some(window), Quota::Calendar(calendar)) = (window, &mut quota) {
             calendar.move_to(window);
         }
-    }
-
-    /// Appends the charge, which is moved once it is where it stays: a quota put together on the
-    /// way is read again before its parts are written, for which processors wait.
-    #[inline]
-    fn append_to(&self, charges: &mut Vec<Charge>, limit: &Limit) {
-        charges.push(self.charge(limit));
-        if let Some(charge) = charges.last_mut() {
-            self.place(charge);
-        }
+        Charge { key, quota, cost, limit: limit.id, effect, on: limit.charge_on }
     }
 }
 
@@ -647,21 +639,17 @@ impl Limit {
         context: &Context<'_>,
         memo: &mut Memo<'_>,
     ) -> Result<Option<Charge>, Wrong> {
-        let Some(terms) = self.terms(facts, context, memo)? else { return Ok(None) };
-        let mut charge = terms.charge(self);
-        terms.place(&mut charge);
-        Ok(Some(charge))
+        Ok(self.terms(facts, context, memo)?.map(|terms| terms.charge(self)))
     }
 
     /// What the limit takes of a request to which it applies; `None` if it is off, or if its tables
     /// have no value for the request.
-    #[inline]
-    fn terms<'l>(
-        &'l self,
+    fn terms(
+        &self,
         facts: &Facts<'_>,
-        context: &Context<'l>,
+        context: &Context<'_>,
         memo: &mut Memo<'_>,
-    ) -> Result<Option<Terms<'l>>, Wrong> {
+    ) -> Result<Option<Terms>, Wrong> {
         let overrides = context.overrides.filter(|overrides| overrides.touches(self.id));
         if self.mode == Mode::Off {
             let Some(overrides) = overrides else { return Ok(None) };
@@ -710,14 +698,9 @@ impl Limit {
             };
         }
         let each = self.costs.find(facts).map_err(bad_tier)?.copied().unwrap_or(1);
-        let cost = match facts.request.costs.get(usize::from(self.meter)) {
-            None => self.unasked_cost(each),
-            Some(amount) => amount
-                .checked_mul(each)
-                .filter(|cost| *cost <= UNITS_MAX)
-                .ok_or(Wrong::Cost(*amount))?,
-        };
-        Ok(Some(Terms { key, quota, window, cost, effect }))
+        let amount = facts.request.costs.get(usize::from(self.meter));
+        let cost = cost_of(amount, each, self.unasked_cost(each)).map_err(Wrong::Cost)?;
+        Ok(Some(Terms { key, quota: *quota, window, cost, effect }))
     }
 
     /// Whether an override has the limit in force for this request, though the policy has it off.
